@@ -1,0 +1,289 @@
+"""The embedder: one worker thread in front of an encoder, with micro-batching and a memo.
+
+Callers await `embed` on an event loop; the loop itself only hashes the text and looks into the memo. Everything else,
+tokenizing included, runs on the worker. What waits is bounded: a full queue refuses, and whoever gave up before his
+turn is not encoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import queue
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+
+from vllm_enhance_similarity.errors import EmbedderClosed, EmbedderError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vllm_enhance_similarity.encoders import EmbedderIdentity, Encoder
+
+__all__ = ["BatchingEmbedder", "Embedder", "Embedding", "EmbedderHealth", "Refusal"]
+
+Refusal = Literal["empty_text", "text_too_long", "embedder_busy", "embedder_deadline", "embedder_unavailable"]
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    """A unit vector of shape (dimension,), or the reason why there is none."""
+
+    vector: NDArray[np.float32] | None
+    refusal: Refusal | None = None
+
+
+class EmbedderHealth(msgspec.Struct, frozen=True):
+    """State of the embedder; `detail` is a sentence for the operator when it is not ready."""
+
+    state: Literal["loading", "ready", "failed", "closed"]
+    detail: str
+    queued: int
+    embedded: int
+    batches: int
+    memo_hits: int
+    refused: dict[str, int]
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors without blocking the caller's event loop."""
+
+    @property
+    def identity(self) -> EmbedderIdentity | None:
+        """None until the model is loaded."""
+
+    async def embed(self, text: str, *, timeout: float | None = None) -> Embedding:
+        """Embed one text; `timeout` in seconds. Never raises for a text or a fault of the model."""
+
+    def health(self) -> EmbedderHealth:
+        """A snapshot, cheap."""
+
+    def close(self) -> None:
+        """Stop the worker; what still waits is refused."""
+
+
+class _Job(msgspec.Struct):
+    text: str
+    memo_key: bytes
+    deadline: float | None
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Embedding]
+
+
+class BatchingEmbedder:
+    """Micro-batching embedder over a blocking encoder.
+
+    The worker takes what is queued, at most `max_batch` texts, encodes it in one call and goes back: under load the
+    batches grow by themselves, and a lone request waits for nobody.
+
+    Args:
+        encoder: loaded and used on the worker thread only.
+        max_batch: texts in one encoder call.
+        max_queue: texts that may wait; beyond that `embedder_busy`.
+        memo_entries: embeddings kept, least recently used out first (4 * dimension bytes each).
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        max_batch: int = 32,
+        max_queue: int = 256,
+        memo_entries: int = 4096,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._encoder = encoder
+        self._max_batch = max_batch
+        self._queue: queue.Queue[_Job | None] = queue.Queue(maxsize=max_queue)
+        self._memo: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+        self._memo_entries = memo_entries
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._identity: EmbedderIdentity | None = None
+        self._state: Literal["loading", "ready", "failed", "closed"] = "loading"
+        self._detail = "the embedding model is loading"
+        self._embedded = self._batches = self._memo_hits = 0
+        self._refused: dict[str, int] = {}
+        self._thread: threading.Thread | None = None
+        self._loaded = threading.Event()
+
+    def start(self) -> None:
+        """Start the worker, which loads the model. Returns at once; idempotent."""
+        if self._thread is None and self._state != "closed":
+            self._thread = threading.Thread(target=self._work, name="enhance-embedder", daemon=True)
+            self._thread.start()
+
+    def wait_ready(self, timeout: float | None = None) -> EmbedderIdentity:
+        """Block until the model is loaded. Raises EmbedderError if it is not to be had. Not for an event loop."""
+        self._loaded.wait(timeout)
+        if self._identity is None or self._state != "ready":
+            raise EmbedderError(self._detail)
+        return self._identity
+
+    @property
+    def identity(self) -> EmbedderIdentity | None:
+        return self._identity
+
+    async def embed(self, text: str, *, timeout: float | None = None) -> Embedding:
+        """Embed one text. Refuses with a reason; raises EmbedderClosed only after `close`."""
+        if not text.strip():
+            return self._refuse("empty_text")
+        memo_key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        kept = self._recall(memo_key)
+        if kept is not None:
+            return Embedding(kept)
+        if self._state == "closed":
+            raise EmbedderClosed
+        if self._state == "failed" or self._thread is None:
+            return self._refuse("embedder_unavailable")
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else self._clock() + timeout
+        job = _Job(text, memo_key, deadline, loop, loop.create_future())
+        try:
+            self._queue.put_nowait(job)
+        except queue.Full:
+            return self._refuse("embedder_busy")
+        try:
+            async with asyncio.timeout(timeout):
+                return await job.future
+        except TimeoutError:
+            return self._refuse("embedder_deadline")
+
+    async def embed_many(self, texts: Sequence[str], *, timeout: float | None = None) -> list[Embedding]:
+        """Embed several texts; the worker batches them."""
+        return list(await asyncio.gather(*(self.embed(text, timeout=timeout) for text in texts)))
+
+    def health(self) -> EmbedderHealth:
+        """A snapshot, cheap."""
+        with self._lock:
+            return EmbedderHealth(
+                self._state,
+                self._detail,
+                self._queue.qsize(),
+                self._embedded,
+                self._batches,
+                self._memo_hits,
+                dict(self._refused),
+            )
+
+    def close(self) -> None:
+        """Stop the worker after its current batch; refuse what waits. Idempotent."""
+        if self._state == "closed":
+            return
+        self._state, self._detail = "closed", "the embedder is closed"
+        self._loaded.set()
+        for job in self._drain():
+            self._answer(job, self._refuse("embedder_unavailable"))
+        try:
+            self._queue.put_nowait(None)  # wakes a worker that waits; one that does not looks at the state
+        except queue.Full:
+            pass
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=5.0)
+
+    def _recall(self, memo_key: bytes) -> NDArray[np.float32] | None:
+        with self._lock:
+            kept = self._memo.get(memo_key)
+            if kept is not None:
+                self._memo.move_to_end(memo_key)
+                self._memo_hits += 1
+            return kept
+
+    def _refuse(self, reason: Refusal) -> Embedding:
+        with self._lock:
+            self._refused[reason] = self._refused.get(reason, 0) + 1
+        return Embedding(None, reason)
+
+    # Worker thread
+
+    def _work(self) -> None:
+        try:
+            identity = self._encoder.load()
+        except EmbedderError as fault:
+            self._fail(str(fault))
+            return
+        except Exception as fault:  # an encoder of others may raise anything; the server must not notice
+            self._fail(f"similarity is off: the embedding model failed to load ({type(fault).__name__})")
+            return
+        if self._state == "closed":
+            return
+        self._identity, self._state, self._detail = identity, "ready", ""
+        self._loaded.set()
+        while self._state == "ready":
+            batch = self._next_batch()
+            if batch:
+                self._encode(batch)
+
+    def _fail(self, detail: str) -> None:
+        if self._state != "closed":
+            self._state, self._detail = "failed", detail
+        self._loaded.set()
+        for job in self._drain():
+            self._answer(job, self._refuse("embedder_unavailable"))
+
+    def _next_batch(self) -> list[_Job]:
+        first = self._queue.get()
+        jobs = [first] if first is not None else []
+        while len(jobs) < self._max_batch:
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if job is not None:
+                jobs.append(job)
+        now = self._clock()
+        # Whoever gave up or is late is left out: under overload, encoding for nobody would keep everybody late.
+        return [job for job in jobs if not job.future.done() and (job.deadline is None or job.deadline > now)]
+
+    def _encode(self, jobs: list[_Job]) -> None:
+        try:
+            fitting = [job for job in jobs if self._encoder.fits(job.text)]
+            fitting_ids = {id(job) for job in fitting}
+            for job in jobs:
+                if id(job) not in fitting_ids:
+                    self._answer(job, self._refuse("text_too_long"))
+            if not fitting:
+                return
+            vectors = self._encoder.encode([job.text for job in fitting])
+        except Exception:  # one bad batch must not end the worker
+            for job in jobs:
+                self._answer(job, self._refuse("embedder_unavailable"))
+            return
+        with self._lock:
+            self._embedded += len(fitting)
+            self._batches += 1
+            for job, vector in zip(fitting, vectors, strict=True):
+                vector.flags.writeable = False
+                self._memo[job.memo_key] = vector.copy()
+            while len(self._memo) > self._memo_entries:
+                self._memo.popitem(last=False)
+        for job, vector in zip(fitting, vectors, strict=True):
+            self._answer(job, Embedding(vector))
+
+    def _drain(self) -> list[_Job]:
+        jobs: list[_Job] = []
+        while True:
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                return jobs
+            if job is not None:
+                jobs.append(job)
+
+    @staticmethod
+    def _answer(job: _Job, embedding: Embedding) -> None:
+        def settle() -> None:
+            if not job.future.done():
+                job.future.set_result(embedding)
+
+        try:
+            job.loop.call_soon_threadsafe(settle)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more

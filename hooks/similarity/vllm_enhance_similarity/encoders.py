@@ -1,0 +1,176 @@
+"""Sentence encoders: blocking functions from texts to unit vectors.
+
+An encoder knows nothing of threads, queues or event loops; `embedder.BatchingEmbedder` owns those. The one shipped here
+wraps sentence-transformers with the torch backend, or ONNX when its packages are installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from vllm_enhance_similarity.errors import EmbeddingBackendMissing, EmbeddingModelUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["BACKENDS", "EmbedderIdentity", "Encoder", "SentenceTransformerEncoder"]
+
+BACKENDS = ("torch", "onnx")
+
+# A model reads tokens, and no tokenizer in use packs more than a few characters into one. A text this much longer than
+# the model reads is refused without being tokenized, so that a megabyte of text costs nothing.
+_MAX_CHARS_PER_TOKEN = 32
+
+
+class EmbedderIdentity(msgspec.Struct, frozen=True):
+    """What made a vector; vectors of two identities must never meet in one index.
+
+    `digest` covers the weights, the tokenizer's reading limit and the dimension but not where the files lie, so that
+    two hosts with the same model under different paths share an index. `name` is for people.
+    """
+
+    name: str
+    digest: str
+    dimension: int
+    max_tokens: int
+
+
+class Encoder(Protocol):
+    """A blocking text encoder, used from one thread only."""
+
+    def load(self) -> EmbedderIdentity:
+        """Load the model. Raises EmbedderError with a sentence for the operator."""
+
+    def fits(self, text: str) -> bool:
+        """True if the model reads the whole text, without truncation."""
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return unit vectors, shape (len(texts), dimension), float32."""
+
+
+class SentenceTransformerEncoder:
+    """A sentence-transformers model by local path or by hub name.
+
+    A local directory is never looked up on a hub. A hub name may be downloaded, since the operator asked for it, unless
+    HF_HUB_OFFLINE says otherwise; remote code is never trusted.
+
+    Args:
+        model: directory, or hub name such as "sentence-transformers/all-MiniLM-L6-v2".
+        backend: "torch" or "onnx".
+        device: torch device; "cpu" by default, since the accelerator belongs to the language model.
+    """
+
+    def __init__(self, model: str, *, backend: str = "torch", device: str = "cpu") -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"embedding backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+        self._name = model
+        self._backend = backend
+        self._device = device
+        self._model: Any = None
+        self._max_tokens = 0
+
+    def load(self) -> EmbedderIdentity:
+        """Load model and tokenizer and compute the identity. Blocking: seconds."""
+        model = self._open()
+        dimension = _dimension(model)
+        if not dimension:
+            raise EmbeddingModelUnavailable(self._name, "the model does not state its dimension")
+        self._model = model
+        self._max_tokens = int(getattr(model, "max_seq_length", None) or 0) or 512
+        digest = _digest(model, self._backend, dimension, self._max_tokens)
+        return EmbedderIdentity(
+            name=_display_name(self._name), digest=digest, dimension=dimension, max_tokens=self._max_tokens
+        )
+
+    def fits(self, text: str) -> bool:
+        """Count tokens without truncation; special tokens count, as they do in the model."""
+        if len(text) > self._max_tokens * _MAX_CHARS_PER_TOKEN:
+            return False
+        if 3 * len(text.encode("utf-8")) < self._max_tokens:
+            return True  # a byte gives at most one token; three leaves room for normalisation and special tokens
+        ids = self._model.tokenizer(text, truncation=False, add_special_tokens=True, verbose=False)["input_ids"]
+        return len(ids) <= self._max_tokens
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode one micro-batch. Shape (n, dimension), float32, unit length."""
+        import numpy as np
+
+        vectors = self._model.encode(
+            list(texts),
+            batch_size=len(texts),
+            normalize_embeddings=True,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        )
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def _open(self) -> Any:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as fault:
+            raise EmbeddingBackendMissing("sentence-transformers", str(fault)) from fault
+        local = os.path.isdir(self._name)
+        if not local and _looks_like_path(self._name):
+            raise EmbeddingModelUnavailable(self._name, "no such directory")
+        try:
+            return SentenceTransformer(
+                self._name,
+                device=self._device,
+                backend=self._backend,  # type: ignore[arg-type]
+                trust_remote_code=False,
+                local_files_only=local,
+            )
+        except ImportError as fault:
+            raise EmbeddingBackendMissing(f"the {self._backend} backend", str(fault)) from fault
+        except Exception as fault:  # the libraries below raise their own many kinds: all mean "no model"
+            raise EmbeddingModelUnavailable(self._name, _first_line(fault)) from fault
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep != "/" and os.sep in name
+
+
+def _display_name(name: str) -> str:
+    """The last part of a path, or the hub name: never a directory of the operator's machine."""
+    return Path(name).name if os.path.isdir(name) else name
+
+
+def _dimension(model: Any) -> int:
+    for method in ("get_embedding_dimension", "get_sentence_embedding_dimension"):
+        if hasattr(model, method):
+            return int(getattr(model, method)() or 0)
+    return 0
+
+
+def _first_line(fault: Exception) -> str:
+    text = str(fault).strip().splitlines()
+    return f"{type(fault).__name__}: {text[0] if text else 'no message'}"[:300]
+
+
+def _digest(model: Any, backend: str, dimension: int, max_tokens: int) -> str:
+    """Hash the weights. 90 MB takes about 0.1 s, once per start."""
+    state = hashlib.blake2b(digest_size=16)
+    state.update(f"{backend}|{dimension}|{max_tokens}".encode())
+    if backend == "torch":
+        for name, tensor in sorted(model.state_dict().items()):
+            state.update(f"|{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+            state.update(_tensor_bytes(tensor))
+    else:
+        state.update(str(getattr(getattr(model[0], "auto_model", None), "model_path", "onnx")).encode())
+        state.update(model.encode(["the quick brown fox", "天气怎么样"], show_progress_bar=False).tobytes())
+    return state.hexdigest()
+
+
+def _tensor_bytes(tensor: Any) -> memoryview:
+    import torch
+
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())

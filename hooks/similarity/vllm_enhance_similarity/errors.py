@@ -1,0 +1,52 @@
+"""Errors of the similarity hook; all stay inside it.
+
+    SimilarityError
+    └── EmbedderError
+        ├── EmbeddingBackendMissing     a package is not installed
+        ├── EmbeddingModelUnavailable   no such model, or the hub cannot be reached
+        └── EmbedderClosed              used after shutdown
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "EmbedderClosed",
+    "EmbedderError",
+    "EmbeddingBackendMissing",
+    "EmbeddingModelUnavailable",
+    "SimilarityError",
+]
+
+
+class SimilarityError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class EmbedderError(SimilarityError):
+    """The embedder cannot serve; similarity stays off and the server goes on."""
+
+
+class EmbeddingBackendMissing(EmbedderError):
+    """A package that the chosen backend needs is not installed."""
+
+    def __init__(self, package: str, cause: str) -> None:
+        super().__init__(f"similarity is off: {package} is not installed ({cause}); install vllm-enhance[similarity]")
+        self.package = package
+
+
+class EmbeddingModelUnavailable(EmbedderError):
+    """The model is not on disk, and no hub gave it."""
+
+    def __init__(self, model: str, cause: str) -> None:
+        super().__init__(
+            f"similarity is off: the embedding model {model!r} could not be loaded ({cause}); "
+            "give a local directory, or a hub name that this machine can reach"
+        )
+        self.model = model
+
+
+class EmbedderClosed(EmbedderError):
+    """The embedder was used after it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__("the embedder is closed")
