@@ -83,9 +83,7 @@ def parse_xarg(value: Any) -> Directives:
     for word in cleaned:
         if word not in XARG_WORDS and not word.startswith("max-age="):
             raise _xarg_error(word)
-    return parse_cache_control(
-        ",".join("no-store, no-cache" if word == "bypass" else word for word in cleaned)
-    )
+    return parse_cache_control(",".join("no-store, no-cache" if word == "bypass" else word for word in cleaned))
 
 
 def merge(first: Directives, second: Directives) -> Directives:
@@ -111,9 +109,7 @@ def _checked(directives: Directives) -> Directives:
 
 def _delta_seconds(argument: str) -> int:
     if not (argument.isascii() and argument.isdigit()):
-        raise DirectiveError(
-            f"max-age wants a whole number of seconds, as in max-age=60, not {argument[:32]!r}"
-        )
+        raise DirectiveError(f"max-age wants a whole number of seconds, as in max-age=60, not {argument[:32]!r}")
     return min(int(argument[:20]), 2**31)
 
 

@@ -215,9 +215,7 @@ class Dispatcher:
             self._failed(call, "raised", error)
             return None
         call.failures = 0
-        self._metrics.observe(
-            "vllm_enhance_hook_seconds", self._monotonic() - started, call.plugin, call.hook
-        )
+        self._metrics.observe("vllm_enhance_hook_seconds", self._monotonic() - started, call.plugin, call.hook)
         return result
 
     def _run_inline(self, call: HookCall, offered: Mapping[str, Any]) -> Any:
@@ -228,9 +226,7 @@ class Dispatcher:
             self._failed(call, "raised", error)
             return None
         call.failures = 0
-        self._metrics.observe(
-            "vllm_enhance_hook_seconds", time.perf_counter() - started, call.plugin, call.hook
-        )
+        self._metrics.observe("vllm_enhance_hook_seconds", time.perf_counter() - started, call.plugin, call.hook)
         if inspect.iscoroutine(result):
             result.close()
             self._failed(call, "nonsense", HookError("inline hooks are plain functions"))

@@ -4,9 +4,9 @@ A hook package is any object (usually a module or a class instance) with some of
 ``@hookimpl``, registered under the entry-point group ``vllm_enhance`` or named in ``--enhance-hooks``. An
 implementation names only the arguments that it uses.
 
-Two specs carry the traffic, :func:`pre_request` and :func:`post_output`; the others are the life cycle. The engine calls
-them through :mod:`vllm_enhance.dispatch`, never through pluggy's plain call: one after the other, awaited, each with a
-deadline, and a hook that raises, hangs or returns nonsense never harms the request or the other hooks.
+Two specs carry the traffic, :func:`pre_request` and :func:`post_output`; the others are the life cycle. The engine
+calls them through :mod:`vllm_enhance.dispatch`, never through pluggy's plain call: one after the other, awaited, each
+with a deadline, and a hook that raises, hangs or returns nonsense never harms the request or the other hooks.
 
 **Where an implementation runs.** ``async def``: on the event loop, so it must not block. Plain ``def``: in a worker
 thread, so it may block for a while. ``@hookimpl(inline=True)`` on a plain ``def``: directly on the event loop, for
@@ -74,10 +74,9 @@ def hookimpl(
 
     def mark(target: F) -> F:
         setattr(target, INLINE_ATTRIBUTE, inline)
-        marked = _pluggy_hookimpl(
-            tryfirst=tryfirst, trylast=trylast, optionalhook=optionalhook, specname=specname
-        )(target)
-        return marked
+        return _pluggy_hookimpl(
+            target, tryfirst=tryfirst, trylast=trylast, optionalhook=optionalhook, specname=specname
+        )
 
     return mark if function is None else mark(function)
 
@@ -86,7 +85,7 @@ def hookimpl(
 
 
 @hookspec
-def pre_request(request: RequestContext) -> PreRequestDecision | Awaitable[PreRequestDecision]:  # type: ignore[empty-body]
+def pre_request(request: RequestContext) -> PreRequestDecision | Awaitable[PreRequestDecision]:
     """Called once for each generation request, in the API server process, before the engine sees it.
 
     Called in order, ``tryfirst`` implementations first. The cache answers last (``trylast``), so that a hook that
@@ -105,9 +104,7 @@ def pre_request(request: RequestContext) -> PreRequestDecision | Awaitable[PreRe
 
 
 @hookspec
-def post_output(
-    request: RequestContext, record: GenerationRecord, outcome: Outcome
-) -> Awaitable[None] | None:
+def post_output(request: RequestContext, record: GenerationRecord, outcome: Outcome) -> Awaitable[None] | None:
     """Called after each finished generation, replays included, in the background.
 
     ``inline`` implementations are called first, at once; the others in a bounded background queue (when it is full,

@@ -47,9 +47,7 @@ CORE_METRICS: tuple[Metric, ...] = (
         ("source", "reason"),
     ),
     Metric("vllm_enhance_hit_age_seconds", "histogram", "Age of the answers that were reused.", (), AGES),
-    Metric(
-        "vllm_enhance_decide_seconds", "histogram", "From add_request to the decision hit, join or generate."
-    ),
+    Metric("vllm_enhance_decide_seconds", "histogram", "From add_request to the decision hit, join or generate."),
     Metric(
         "vllm_enhance_lookup_seconds",
         "histogram",
@@ -75,9 +73,7 @@ CORE_METRICS: tuple[Metric, ...] = (
         "counter",
         "Engine time that reused answers cost when first generated.",
     ),
-    Metric(
-        "vllm_enhance_hook_seconds", "histogram", "Time in hooks, by plugin and hook.", ("plugin", "hook")
-    ),
+    Metric("vllm_enhance_hook_seconds", "histogram", "Time in hooks, by plugin and hook.", ("plugin", "hook")),
     Metric(
         "vllm_enhance_hook_failures",
         "counter",
@@ -95,9 +91,7 @@ CORE_METRICS: tuple[Metric, ...] = (
         "Faults of the plugin itself, each served as plain vLLM.",
         ("where",),
     ),
-    Metric(
-        "vllm_enhance_invalidations", "counter", "Times stored answers were forgotten, by cause.", ("cause",)
-    ),
+    Metric("vllm_enhance_invalidations", "counter", "Times stored answers were forgotten, by cause.", ("cause",)),
 )
 
 

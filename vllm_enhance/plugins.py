@@ -73,9 +73,7 @@ class PluginSet:
         unknown = [hook for hook in hooks if not hasattr(hookspecs, hook)]
         if unknown or not hooks:
             self.manager.unregister(name=name)
-            raise HookError(
-                f"unknown hooks: {', '.join(unknown)}" if unknown else "no function marked @hookimpl"
-            )
+            raise HookError(f"unknown hooks: {', '.join(unknown)}" if unknown else "no function marked @hookimpl")
         self.loaded.append(LoadedPlugin(name, source, hooks))
 
     def drop(self, name: str, reason: str) -> None:
@@ -116,9 +114,7 @@ def load_plugins(chosen: Iterable[str] = (), *, installed: Iterable[EntryPoint] 
             _load(result, name, found[name], _origin(found[name]))
         else:
             known = ", ".join(sorted(found)) or "none is installed"
-            raise SettingError(
-                "hooks", "--enhance-hooks", f"no hook package named {name!r} (installed: {known})"
-            )
+            raise SettingError("hooks", "--enhance-hooks", f"no hook package named {name!r} (installed: {known})")
     return result
 
 

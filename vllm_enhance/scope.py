@@ -1,7 +1,7 @@
 """One HTTP request, shared between the middleware and the engine client.
 
-The middleware sets :data:`current_scope`; every task that vLLM starts for the request inherits it. Children get *copies*
-of the context, so whatever must flow back to the middleware goes through the mutable scope itself.
+The middleware sets :data:`current_scope`; every task that vLLM starts for the request inherits it. Children get
+*copies* of the context, so whatever must flow back to the middleware goes through the mutable scope itself.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def _ratio(text: str) -> float:
     return value
 
 
-_UNITS = {
+_UNITS: Mapping[str, Mapping[str, float]] = {
     "size": {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30},
     "duration": {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0},
 }
@@ -61,12 +61,11 @@ _UNITS = {
 
 def _with_unit(text: str, units: Mapping[str, float], example: str) -> float:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    unit = match.group(2).lower() if match else None
-    if match is None or unit not in units:
+    if match is None or match.group(2).lower() not in units:
         raise ValueError(
             f"a number with one of the units {', '.join(u for u in units if u)} is wanted, as in {example}"
         )
-    return float(match.group(1)) * units[unit]
+    return float(match.group(1)) * units[match.group(2).lower()]
 
 
 def _size(text: str) -> int:
@@ -222,8 +221,8 @@ CORE_SETTINGS: tuple[Setting, ...] = (
         kind="text",
         default="auto",
         section="Replay",
-        help="Tokens in one streamed chunk of a replayed answer: a number, or auto (1 when a tool or reasoning parser is "
-        "configured, since some parsers read token by token; else 16).",
+        help="Tokens in one streamed chunk of a replayed answer: a number, or auto (1 when a tool or reasoning parser "
+        "is configured, since some parsers read token by token; else 16).",
     ),
     Setting(
         name="flush-on-prefix-reset",
@@ -297,9 +296,7 @@ class Settings(Mapping[str, Any]):
     def __init__(self, table: SettingsTable, texts: Mapping[str, str], sources: Mapping[str, str]) -> None:
         self.table = table
         self._texts = dict(texts)
-        self._values = {
-            s.name: s.parse(texts.get(s.name, s.default), sources.get(s.name, s.flag)) for s in table
-        }
+        self._values = {s.name: s.parse(texts.get(s.name, s.default), sources.get(s.name, s.flag)) for s in table}
         self.sources = dict(sources)
 
     def __getitem__(self, name: str) -> Any:

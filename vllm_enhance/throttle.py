@@ -17,9 +17,7 @@ class Throttle:
         limit: how many causes are remembered.
     """
 
-    def __init__(
-        self, interval: float, monotonic: Callable[[], float] = time.monotonic, limit: int = 256
-    ) -> None:
+    def __init__(self, interval: float, monotonic: Callable[[], float] = time.monotonic, limit: int = 256) -> None:
         self._interval = interval
         self._monotonic = monotonic
         self._limit = limit
