@@ -1,0 +1,331 @@
+"""English sub-questions: sort the clauses into questions, requests and context, then make each stand alone."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from . import lexicon_en as en
+from .grammar_en import WINDOW, finite_verb_at, licensed_verb
+from .reference_en import Antecedent, anaphora, antecedents, restore
+from .tokens import Token
+from .types import Clause, Span, SubQuestion
+
+__all__ = ["english_sub_questions"]
+
+_Kind = Literal["question", "request", "embedded", "phrase", "bare", "subordinate", "statement"]
+_END: Final = " \t\r\n,;:.?!"
+_MAX_CONTEXT: Final = 1000  # characters of context repeated in front of each sub-question
+
+
+@dataclass(slots=True)
+class _Unit:
+    """One question or request: characters `[start, end)`, main clause in tokens `[first, main)`, all to `stop`."""
+
+    kind: _Kind
+    start: int
+    end: int
+    first: int
+    main: int
+    stop: int
+    opening: int  # where its clause starts, connective included
+    prefix: str = ""
+    carrier: str = ""
+    context: str = ""
+    polite: str = "?"
+    offered: list[Antecedent] = field(default_factory=list)
+    pronouns: list[int] = field(default_factory=list)
+    restored: bool = False
+
+
+class _Reader:
+    """One analysis of one text; holds what every step needs."""
+
+    def __init__(
+        self, text: str, tokens: Sequence[Token], sentences: Sequence[tuple[Span, int, int]], clauses: Sequence[Clause]
+    ) -> None:
+        self.text, self.tokens, self.sentences, self.clauses = text, tokens, sentences, clauses
+        self.starts = [token.start for token in tokens]
+        self.units: list[_Unit] = []
+
+    def body(self, clause: Clause) -> int:
+        """First token of `clause` behind its coordinator, comma and adverbs of address."""
+        at = bisect_left(self.starts, clause.span.start)
+        stop = bisect_left(self.starts, clause.span.end)
+        connective = clause.connective
+        if connective is not None and connective.role != "phrase":
+            part = next((span for span in connective.spans if span.start == clause.span.start), connective.spans[0])
+            if connective.role == "coordinator" or connective.role == "adverb" or part != connective.spans[0]:
+                at = bisect_left(self.starts, part.end)
+        if at + 2 < stop and self.tokens[at + 1].low in (",", "!") and self.tokens[at].low in en.GREETINGS:
+            at += 1
+        while at < stop and self.tokens[at].tag == "PUNCT" and self.tokens[at].low in ",;:!":
+            at += 1
+        return at
+
+    def kind(self, clause: Clause, asks: bool, head: _Unit | None) -> _Kind:
+        """What `clause` is; `asks` says that its sentence ends in a question mark or in no mark at all."""
+        tokens = self.tokens
+        at, stop = self.body(clause), bisect_left(self.starts, clause.span.end)
+        if at >= stop:
+            return "statement"
+        connective = clause.connective
+        opened = connective is not None and connective.spans[0].start == clause.span.start
+        if opened and connective is not None and connective.role in ("subordinator", "phrase"):
+            return "subordinate"
+        while at < stop and (tokens[at].low in ("so", "ok", "okay", "well", "then", "also", "please", "now") or
+                             tokens[at].tag == "PUNCT" and tokens[at].low == ","):
+            at += 1
+        if at >= stop:
+            return "statement"
+        if tokens[at].tag == "WH":
+            return self._wh_kind(at, stop, asks, head)
+        if tokens[at].tag == "AUX":
+            if asks and tokens[at].low not in ("be", "been"):
+                return "question"
+            return "request" if tokens[at].low in ("do", "don't", "be") and not opened else "statement"
+        if tokens[at].tag == "V" and not self._nominal_start(at, stop):
+            if head is None:
+                return "request" if not opened or clause.connective is None else "statement"
+            return "request" if head.kind == "request" else "phrase"
+        return "question" if asks and self._asks_after_comma(at, stop) else "statement"
+
+    def _wh_kind(self, at: int, stop: int, asks: bool, head: _Unit | None) -> _Kind:
+        tokens = self.tokens
+        if at + 1 >= stop:
+            return "bare"
+        inverted = any(tokens[k].tag == "AUX" for k in range(at + 1, min(stop, at + 6))) or "'s" in tokens[at].low
+        direct = tokens[at + 1].tag in ("AUX", "V", "VZ", "VD") or tokens[at].low in ("which", "whose")
+        if head is not None and head.carrier and not self._inverted(at, stop):
+            return "embedded"
+        if tokens[at + 1].tag == "TO" or (tokens[at + 1].tag == "PRON" and not asks):
+            return "question" if asks else "statement"
+        return "question" if asks or (direct and inverted) else "statement"
+
+    def _inverted(self, at: int, stop: int) -> bool:
+        """Whether a helper stands before the subject: "how does it", not "how it does"."""
+        for k in range(at + 1, min(stop, at + 6)):
+            if self.tokens[k].tag == "AUX":
+                return True
+            if self.tokens[k].tag in ("PRON", "TO", "V", "VZ", "VD", "DET"):
+                return False
+        return False
+
+    def _nominal_start(self, at: int, stop: int) -> bool:
+        """Whether a leading base verb is a noun after all: "Water boils at …", "Test results are …"."""
+        for k in range(at + 1, min(stop, at + 5)):
+            if self.tokens[k].tag == "WH":
+                return False
+        verb = finite_verb_at(self.tokens, at, min(stop, at + 4), bare=False)
+        return verb > at and not (self.tokens[verb].tag == "VZ" and self.tokens[verb - 1].tag != "N")
+
+    def _asks_after_comma(self, at: int, stop: int) -> bool:
+        tokens = self.tokens
+        for k in range(at, min(stop - 1, at + WINDOW)):
+            if tokens[k].low == "," and tokens[k + 1].tag in ("WH", "AUX"):
+                return True
+        return False
+
+    # --- units ---------------------------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        """Fill `units`, sentence by sentence, with the context that stands in front of each."""
+        context: list[str] = []
+        by_sentence: dict[int, list[Clause]] = {}
+        for clause in self.clauses:
+            by_sentence.setdefault(clause.sentence, []).append(clause)
+        for number, (span, _, _) in enumerate(self.sentences):
+            before = len(self.units)
+            self._read_sentence(span, by_sentence.get(number, []))
+            fresh = self.units[before:]
+            if not fresh and not _is_greeting(span.of(self.text)):
+                context.append(span.of(self.text))
+            joined = " ".join(context)
+            for unit in fresh:
+                if len(joined) <= _MAX_CONTEXT:
+                    unit.context = f"{joined} {unit.context}".strip() if joined else unit.context
+        last_span = self.sentences[-1][0] if self.sentences else Span(0, 0)
+        if self.units and self.units[-1].end < last_span.start:
+            self.units[-1].end = last_span.end  # a closing statement belongs to the last question
+
+    def _read_sentence(self, span: Span, clauses: Sequence[Clause]) -> None:
+        sentence = span.of(self.text)
+        asks = sentence.rstrip(" \"')]”’").endswith(("?", "？")) or not sentence.rstrip().endswith((".", "!"))
+        head: _Unit | None = None
+        previous: _Kind = "statement"
+        begin = len(self.units)
+        for clause in clauses:
+            kind = self.kind(clause, asks, head)
+            alternative = clause.connective is not None and clause.connective.sense == "alternative"
+            joins = head is not None and (
+                kind in ("subordinate", "statement")
+                or (alternative and clause.connective is not None and clause.connective.role == "coordinator")
+                or (kind == "phrase" and previous == "subordinate")
+            )
+            if joins or (kind == "bare" and head is not None and not self._swappable(head)):
+                self.units[-1].end = clause.span.end
+                self.units[-1].stop = bisect_left(self.starts, clause.span.end)
+            elif kind not in ("subordinate", "statement"):
+                unit = self._unit(clause, kind, head, asks)
+                self.units.append(unit)
+                head = head or unit
+            previous = kind
+        if asks and head is None and sentence.rstrip().endswith(("?", "？")) and clauses:
+            self.units.append(self._unit(clauses[-1], "question", None, asks))
+        self._share_preface(span, begin)
+
+    def _unit(self, clause: Clause, kind: _Kind, head: _Unit | None, asks: bool) -> _Unit:
+        first = self.body(clause)
+        stop = bisect_left(self.starts, clause.span.end)
+        while first < stop and head is not None and self.tokens[first].low in ("then", "also", "so"):
+            first += 1
+        start = self.tokens[first].start if first < stop else clause.span.start
+        unit = _Unit(kind, start, clause.span.end, first, stop, stop, clause.span.start)
+        unit.polite = "?" if asks and kind != "request" else "."
+        if kind in ("question", "request"):
+            unit.carrier = self._carrier(first, stop)
+        if head is not None:
+            unit.polite = head.polite
+            if kind == "phrase":
+                unit.prefix = self._verb_prefix(head, clause)
+            elif kind == "embedded":
+                unit.prefix = head.carrier
+            elif kind == "bare":
+                self._swap(unit, head)
+        return unit
+
+    def _carrier(self, first: int, stop: int) -> str:
+        """What stands in front of an indirect question: "Can you tell me ", "Explain "."""
+        tokens = self.tokens
+        if first < stop and tokens[first].tag in ("AUX", "V"):
+            for k in range(first + 1, min(stop, first + 8)):
+                if tokens[k].tag == "WH" and tokens[k - 1].low in en.EMBEDDING_WORDS | {"me", "us", "explain"}:
+                    return self.text[tokens[first].start : tokens[k].start]
+        return ""
+
+    def _verb_prefix(self, head: _Unit, clause: Clause) -> str:
+        """Words of `head` up to its licensed verb: "How do I " for "… and configure TLS"."""
+        tokens = self.tokens
+        limit = bisect_left(self.starts, clause.span.start)
+        verb = licensed_verb(tokens, head.first, min(limit, head.main))
+        if verb < 0:
+            return ""
+        if verb + 2 < head.main and tokens[verb + 1].tag == "TO" and tokens[verb + 2].tag in ("V", "AUX"):
+            verb += 2
+        return self.text[head.start : tokens[verb].start]
+
+    def _swappable(self, head: _Unit) -> bool:
+        """Whether a bare question word can take the place of the one that opens `head`."""
+        token = self.tokens[head.first]
+        after = self.tokens[head.first + 1] if head.first + 1 < head.main else None
+        if after is None or head.kind != "question":
+            return False
+        if token.low in ("how", "why", "when", "where") or token.tag == "AUX":
+            return after.tag == "AUX" or token.tag == "AUX"
+        return token.low == "what" and after.tag == "AUX" and after.low not in en.BE_FORMS
+
+    def _swap(self, unit: _Unit, head: _Unit) -> None:
+        token = self.tokens[head.first]
+        rest = head.start if token.tag == "AUX" else self.tokens[head.first + 1].start
+        word = self.text[unit.start : unit.end].strip(_END)
+        body = self.text[rest : self.tokens[head.main - 1].end].strip(_END)
+        unit.prefix, unit.restored = f"{word} {body[:1].lower()}{body[1:]}", True
+        unit.start = unit.end
+
+    def _share_preface(self, span: Span, begin: int) -> None:
+        """Repeat what stands before the first question of a sentence in front of the others."""
+        units = self.units[begin:]
+        if not units:
+            return
+        preface = self.text[span.start : units[0].opening].strip(_END)
+        if _is_greeting(preface) or len(preface) > _MAX_CONTEXT:
+            preface = ""
+        first = units[0]
+        if preface:
+            first.context, first.start = "", span.start
+            for unit in units[1:]:
+                unit.context = preface + ","
+
+    # --- text ----------------------------------------------------------------------------------------------------
+
+    def resolve(self) -> None:
+        """Find for each pronoun what the questions before it offer."""
+        for index, unit in enumerate(self.units):
+            unit.offered = antecedents(self.text, self.tokens, unit.first, unit.main)
+            head = self.tokens[unit.first].low if unit.first < len(self.tokens) else ""
+            if not index:
+                continue
+            before = self.units[index - 1]
+            event = before.first < len(self.tokens) and self.tokens[before.first].low in ("why", "how")
+            places = anaphora(self.tokens, unit.first, unit.stop, unit.main, event=event) if head else []
+            unit.pronouns = places
+
+    def render(self, index: int) -> SubQuestion:
+        """The text of one unit, standing alone."""
+        unit = self.units[index]
+        edits: list[tuple[int, int, str]] = []
+        if unit.pronouns:
+            offered = self._offers(index)
+            edits = restore(self.text, self.tokens, unit.pronouns, unit.stop, offered)
+            if edits and not unit.offered:
+                unit.offered = offered
+            elif edits:  # a later "it" means the same thing again
+                unit.offered = [*offered, *unit.offered]
+        pieces, at = [unit.prefix], unit.start
+        for start, end, word in edits:
+            pieces += [self.text[at:start], word]
+            at = end
+        pieces.append(self.text[at : unit.end])
+        body = "".join(pieces).strip(_END)
+        text = f"{unit.context} {body}" if unit.context else body
+        restored = bool(edits or unit.prefix and unit.kind != "request" and index or unit.context or unit.restored)
+        closed = self.text[unit.end - 1 : unit.end] in ".!"
+        return SubQuestion(_capital(text) + (self.text[unit.end - 1] if closed else unit.polite),
+                           Span(min(unit.opening, unit.end), unit.end), restored)
+
+    def _offers(self, index: int) -> list[Antecedent]:
+        for unit in reversed(self.units[max(0, index - 6) : index]):
+            if unit.offered:
+                return unit.offered
+            if unit.pronouns:
+                return []
+        return []
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _is_greeting(text: str) -> bool:
+    words = text.strip(_END).lower()
+    return len(words) < 20 and (words in en.GREETINGS or words.startswith(("thank", "thx")))
+
+
+def _without_greeting(text: str) -> str:
+    low = text[:40].lower()
+    for greeting in en.GREETINGS:
+        if low.startswith(greeting) and text[len(greeting) : len(greeting) + 1] in (",", "!", "."):
+            return _capital(text[len(greeting) + 1 :].strip())
+    return text
+
+
+def english_sub_questions(
+    text: str,
+    tokens: Sequence[Token],
+    sentences: Sequence[tuple[Span, int, int]],
+    clauses: Sequence[Clause],
+    limit: int,
+) -> list[SubQuestion]:
+    """Questions and requests of `text`, each standing alone, in order; at most `limit` of them."""
+    reader = _Reader(text, tokens, sentences, clauses)
+    reader.read()
+    if not reader.units:
+        return []
+    if len(reader.units) == 1:
+        whole = Span(sentences[0][0].start, sentences[-1][0].end)
+        return [SubQuestion(_without_greeting(whole.of(text)), whole)]
+    del reader.units[limit:]
+    reader.resolve()
+    return [reader.render(index) for index in range(len(reader.units))]
