@@ -1,0 +1,419 @@
+"""The engine client: vLLM's own ``AsyncLLM``, which looks before it generates.
+
+Read :meth:`EnhancedAsyncLLM.add_request` from top to bottom: it is the order in which a request is treated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import secrets
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from vllm.exceptions import GracefulHTTPError, VLLMValidationError
+from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from vllm_enhance.engine.call import Call, admit
+from vllm_enhance.engine.collector import EnhancedRequestOutputCollector, leading
+from vllm_enhance.engine.inflight import Generation
+from vllm_enhance.engine.invalidation import watched
+from vllm_enhance.engine.lookups import first_answer
+from vllm_enhance.engine.runtime import Runtime
+from vllm_enhance.engine.tape import Tape
+from vllm_enhance.errors import DirectiveError, RequestRejected
+from vllm_enhance.records import RECORD_VERSION, ChoiceRecord, GenerationRecord, pack_token_ids
+from vllm_enhance.scope import Decision, current_scope
+from vllm_enhance.types import Lookup, Outcome, Reject, Respond, Source
+
+__all__ = ["EnhancedAsyncLLM"]
+
+logger = logging.getLogger("vllm_enhance")
+
+PARAMETERS = tuple(inspect.signature(AsyncLLM.add_request).parameters)[4:]
+"""Names after ``self, request_id, prompt, params``; their order changes between vLLM versions, so we go by name."""
+
+
+@watched
+class EnhancedAsyncLLM(AsyncLLM):
+    """``AsyncLLM`` with the cache in front; a drop-in for it.
+
+    Attributes:
+        enhance: the plugin's side, or ``None`` while this client serves plain.
+    """
+
+    enhance: Runtime | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        from vllm_enhance.engine.patches import make_runtime
+
+        self.enhance = make_runtime(self, kwargs)
+
+    # ------------------------------------------------------------------ requests
+
+    @functools.wraps(AsyncLLM.add_request)
+    async def add_request(
+        self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
+    ) -> EnhancedRequestOutputCollector:
+        runtime = self.enhance
+        if runtime is None or not runtime.active or self.errored or not _is_ours(prompt, params):
+            return await super().add_request(request_id, prompt, params, *args, **kwargs)
+        arrived = runtime.monotonic()
+        try:
+            await runtime.start()
+            call = await self._admit(runtime, request_id, prompt, params, _by_name(args, kwargs))
+        except DirectiveError as error:
+            raise _refused(RequestRejected(HTTPStatus.BAD_REQUEST, str(error))) from error
+        except VLLMValidationError:
+            raise
+        except Exception as error:
+            runtime.fault("admit", error)
+            return await super().add_request(request_id, prompt, params, *args, **kwargs)
+        call.marks["arrived"] = arrived
+        return await self._serve(runtime, call)
+
+    async def _admit(
+        self, runtime: Runtime, request_id: str, prompt: Any, params: SamplingParams, kwargs: Mapping[str, Any]
+    ) -> Call:
+        if not (isinstance(prompt, dict) and "type" in prompt):
+            prompt = await self._render(prompt, kwargs.get("tokenization_kwargs"))
+        return admit(runtime, request_id, prompt, params, kwargs)
+
+    async def _render(self, prompt: Any, tokenization_kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """Render a raw prompt as vLLM would, off the event loop (``v1/engine/input_processor.py``)."""
+        parsed = parse_model_prompt(self.model_config, prompt)
+        tokenize = self.renderer.default_cmpl_tok_params.with_kwargs(**(tokenization_kwargs or {}))
+        (rendered,) = await self.renderer.render_cmpl_async([parsed], tokenize)
+        return rendered
+
+    async def _serve(self, runtime: Runtime, call: Call) -> EnhancedRequestOutputCollector:
+        verdict = await runtime.dispatcher.pre_request(call.context, call.rewrite)
+        if isinstance(verdict.decision, Reject):
+            runtime.metrics.count("vllm_enhance_requests", 1, "rejected", verdict.plugin)
+            raise _refused(RequestRejected(verdict.decision.status, verdict.decision.message))
+        if isinstance(verdict.decision, Respond):
+            collector = self._replay(runtime, call, verdict.decision)
+            if collector is not None:
+                return collector
+        if call.context.directives.only_if_cached:
+            return await self._only_if_cached(runtime, call, verdict.lookups)
+        return await self._join_or_lead(runtime, call, verdict.lookups)
+
+    # ------------------------------------------------------------------ answered from what is stored
+
+    def _replay(self, runtime: Runtime, call: Call, answer: Respond) -> EnhancedRequestOutputCollector | None:
+        """Play a stored answer; ``None`` when it cannot be played, which is a counted fault and a miss."""
+        try:
+            record = _record_of(runtime, call, answer)
+            tape = Tape(len(record.choices))
+            tape.load(record)
+            if len(record.choices) != call.params.n:
+                raise ValueError("the record has another number of choices")
+            collector = self._collector(runtime, call)
+            collector.play(call.reader(tape))
+        except Exception as error:
+            runtime.fault("replay", error)
+            return None
+        runtime.decide(call, collector, _hit(answer))
+        self._watch_replay(runtime, call, collector, record, answer.source, answer.similarity)
+        return collector
+
+    def _watch_replay(
+        self,
+        runtime: Runtime,
+        call: Call,
+        collector: EnhancedRequestOutputCollector,
+        record: GenerationRecord,
+        source: Source,
+        similarity: float | None,
+    ) -> None:
+        """Keep the books when the caller has read the last token or gone away."""
+
+        def closed(collector: EnhancedRequestOutputCollector) -> None:
+            runtime.table.leave(collector)
+            seconds = runtime.monotonic() - call.marks["arrived"]
+            runtime.metrics.observe("vllm_enhance_replay_seconds", seconds)
+            runtime.finished(call, record, Outcome(source, False, similarity=similarity, seconds=seconds))
+
+        collector.on_close = lambda each: runtime.safely(lambda: closed(each), None)
+
+    async def _only_if_cached(
+        self, runtime: Runtime, call: Call, lookups: list[Lookup]
+    ) -> EnhancedRequestOutputCollector:
+        """RFC 9111, section 5.2.1.7: a stored answer, or 504."""
+        answer = await first_answer(lookups, runtime.metrics, runtime.settings["lookup-deadline"]) if lookups else None
+        collector = None if answer is None else self._replay(runtime, call, answer)
+        if collector is not None:
+            return collector
+        runtime.metrics.count("vllm_enhance_requests", 1, "rejected", "only_if_cached")
+        raise _refused(
+            RequestRejected(HTTPStatus.GATEWAY_TIMEOUT, "only-if-cached: no stored answer fits this request")
+        )
+
+    # ------------------------------------------------------------------ answered by the engine, once
+
+    async def _join_or_lead(
+        self, runtime: Runtime, call: Call, lookups: list[Lookup]
+    ) -> EnhancedRequestOutputCollector:
+        shared = runtime.coalesce and call.context.key is not None and not call.context.directives.no_cache
+        while shared and (generation := runtime.table.get(call.context.key or b"")) is not None:
+            # A generation that the engine has not accepted yet may still be refused; then one of those who wait leads.
+            if not await generation.admitted():
+                continue
+            collector = self._join(runtime, call, generation)
+            if collector is not None:
+                return collector
+            break
+        return await self._lead(runtime, call, lookups, shared)
+
+    def _join(self, runtime: Runtime, call: Call, generation: Generation) -> EnhancedRequestOutputCollector | None:
+        """Read another request's generation; ``None`` when it has just failed."""
+        if generation.failure is not None or generation.tape.unusable is not None or not generation.readers:
+            return None
+        try:
+            collector = self._collector(runtime, call)
+            collector.generation = generation
+            collector.play(call.reader(generation.tape))
+            generation.readers.add(collector)
+            if not collector.final_only:
+                self._report_each_step(generation)
+        except Exception as error:
+            runtime.fault("join", error)
+            return None
+        runtime.decide(call, collector, Decision(Source.JOINED))
+        runtime.metrics.gauge("vllm_enhance_joined_requests", runtime.table.num_readers)
+
+        def closed(collector: EnhancedRequestOutputCollector) -> None:
+            self._left(runtime, collector)
+            if generation.tape.finished and generation.tape.unusable is None:
+                seconds = runtime.monotonic() - call.marks["arrived"]
+                record = runtime.new_record(generation)
+                runtime.finished(call, record, Outcome(Source.JOINED, False, seconds=seconds))
+
+        collector.on_close = lambda each: runtime.safely(lambda: closed(each), None)
+        return collector
+
+    def _report_each_step(self, generation: Generation) -> None:
+        """A caller who streams has joined one who waits for the end: have the engine report every step.
+
+        Only the reporting of a running request changes (``RequestState.output_kind``), and cumulative outputs are what
+        the tape takes from a waiting leader anyway. Parallel samples are reported together, at the end.
+        """
+        if generation.kind == RequestOutputKind.FINAL_ONLY and generation.engine_id is not None:
+            state = self.output_processor.request_states.get(generation.engine_id)
+            if state is not None:
+                state.output_kind = RequestOutputKind.CUMULATIVE
+
+    async def _lead(
+        self, runtime: Runtime, call: Call, lookups: list[Lookup], shared: bool
+    ) -> EnhancedRequestOutputCollector:
+        generation = Generation(call.context, call.params.output_kind, call.params.n)
+        if shared and call.context.key is not None:
+            runtime.table.open(call.context.key, generation)
+        taken = False
+        try:
+            if lookups and self._waits_for_lookups(runtime, lookups):
+                answer = await first_answer(lookups, runtime.metrics, runtime.settings["lookup-deadline"])
+                collector = None if answer is None else self._replay(runtime, call, answer)
+                if collector is not None:
+                    return collector
+                lookups = []
+            collector = await self._start_engine(runtime, call, generation, bool(lookups))
+            taken = collector.generation is generation
+        finally:
+            if not taken:  # answered, refused or cancelled: whoever waits to join must try for themselves
+                runtime.table.close(generation)
+            generation.settle(taken)
+        if taken and lookups:
+            self._race(runtime, call, generation, lookups)
+        return collector
+
+    def _waits_for_lookups(self, runtime: Runtime, lookups: list[Lookup]) -> bool:
+        """Whether a lookup goes first: when asked for, and when the request would queue in the engine anyway."""
+        return (
+            runtime.settings["lookup"] == "blocking"
+            or any(lookup.blocking for lookup in lookups)
+            or runtime.queue_depth() >= runtime.max_num_seqs
+        )
+
+    async def _start_engine(
+        self, runtime: Runtime, call: Call, generation: Generation, undecided: bool
+    ) -> EnhancedRequestOutputCollector:
+        miss = Decision(
+            Source.ENGINE,
+            reason=call.context.bypass_reason or ("no_cache" if call.context.directives.no_cache else None),
+            stored=call.context.key is not None and not call.context.directives.no_store,
+        )
+        generation.on_finished = lambda each: self._finished(runtime, call, each)
+        token = leading.set(generation)
+        try:
+            collector = await super().add_request(call.request_id, call.prompt, call.params, **call.kwargs)
+        finally:
+            leading.reset(token)
+        if not isinstance(collector, EnhancedRequestOutputCollector):
+            runtime.decide(call, None, miss)
+            return collector
+        collector.make_reader = lambda: call.reader(generation.tape)
+        collector.on_fault = runtime.fault
+        collector.on_close = lambda each: runtime.safely(lambda: self._left(runtime, each), None)
+        runtime.table.enter(collector, call.request_id)
+        runtime.metrics.gauge("vllm_enhance_inflight_generations", len(runtime.table))
+        if undecided and generation.first_token_at is None:
+            generation.on_first_token = lambda each: runtime.decide(call, collector, miss)
+        else:
+            runtime.decide(call, collector, miss)
+        return collector
+
+    def _race(self, runtime: Runtime, call: Call, generation: Generation, lookups: list[Lookup]) -> None:
+        """Let slow lookups run against the engine's first token."""
+
+        async def race() -> None:
+            answer = await first_answer(lookups, runtime.metrics)
+            record = None if answer is None else answer.record
+            if answer is not None and record is not None and generation.resolve(answer, record):
+                await self._overtake(runtime, call, generation, answer)
+                return
+            if decide is not None:
+                decide(generation)
+
+        def first_token(each: Generation) -> None:
+            task.cancel()
+            if decide is not None:
+                decide(each)
+
+        if generation.first_token_at is not None:
+            return
+        decide = generation.on_first_token
+        task = asyncio.create_task(race())
+        generation.on_first_token = first_token
+        runtime.races.add(task)
+        task.add_done_callback(runtime.races.discard)
+
+    async def _overtake(self, runtime: Runtime, call: Call, generation: Generation, answer: Respond) -> None:
+        """A lookup was faster than the engine's first token: stop the engine's work and keep the books."""
+        assert answer.record is not None
+        runtime.table.close(generation)
+        leader = generation.leader
+        runtime.decide(call, leader, _hit(answer))
+        if leader is not None:
+            self._watch_replay(runtime, call, leader, answer.record, answer.source, answer.similarity)
+        if generation.engine_id is not None:
+            await super().abort([generation.engine_id], internal=True)
+
+    # ------------------------------------------------------------------ ends
+
+    def _finished(self, runtime: Runtime, call: Call, generation: Generation) -> None:
+        """Called from vLLM's output handler: leave at once, do the rest in the next turn of the loop."""
+        asyncio.get_running_loop().call_soon(
+            lambda: runtime.safely(lambda: self._book(runtime, call, generation), None)
+        )
+
+    def _book(self, runtime: Runtime, call: Call, generation: Generation) -> None:
+        try:
+            if generation.failure is not None or not generation.tape.finished:
+                return
+            reason = runtime.unstorable(generation)
+            if reason in ("aborted", "error", "fault"):
+                runtime.metrics.count("vllm_enhance_not_stored", 1, reason)
+                return
+            seconds = runtime.monotonic() - call.marks["arrived"]
+            outcome = Outcome(Source.ENGINE, reason is None, reason, seconds=seconds)
+            runtime.finished(call, runtime.new_record(generation), outcome)
+        finally:
+            runtime.table.close(generation)
+
+    def _left(self, runtime: Runtime, collector: EnhancedRequestOutputCollector) -> None:
+        """A caller has read to the end (``generate`` closes its collector whatever happened)."""
+        engine_id = runtime.table.leave(collector)
+        runtime.metrics.gauge("vllm_enhance_inflight_generations", len(runtime.table))
+        if engine_id is not None:
+            task = asyncio.ensure_future(super().abort([engine_id], internal=True))
+            runtime.races.add(task)
+            task.add_done_callback(runtime.races.discard)
+
+    @functools.wraps(AsyncLLM.abort)
+    async def abort(self, request_id: str | Iterable[str], internal: bool = False) -> None:
+        runtime = self.enhance
+        if runtime is None:
+            return await super().abort(request_id, internal)
+        ids = [request_id] if isinstance(request_id, str) else list(request_id)
+        real, foreign = runtime.table.abort(ids, internal)
+        if real:
+            await super().abort(real, internal=True)
+        if foreign:
+            await super().abort(foreign, internal)
+        return None
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """Stop the hooks, then the engine. Called by vLLM from a worker thread, and again on the loop's thread."""
+        runtime: Runtime | None = getattr(self, "enhance", None)
+        if runtime is not None:
+            runtime.stop_from_any_thread()
+        super().shutdown(timeout)
+
+    # ------------------------------------------------------------------ small parts
+
+    def _collector(self, runtime: Runtime, call: Call) -> EnhancedRequestOutputCollector:
+        internal_id = f"{call.request_id}-{secrets.token_hex(4)}"
+        collector = EnhancedRequestOutputCollector(call.params.output_kind, internal_id)
+        collector.on_fault = runtime.fault
+        runtime.table.enter(collector, call.request_id)
+        return collector
+
+    @property
+    def enhance_control(self) -> Any:
+        """What the HTTP routes and the command line talk to."""
+        from vllm_enhance.engine.control import Control
+
+        return None if self.enhance is None else Control(self.enhance)
+
+
+def _by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**dict(zip(PARAMETERS, args, strict=False)), **kwargs}
+
+
+def _is_ours(prompt: Any, params: Any) -> bool:
+    """Generation from a prompt: not pooling, not a stream of inputs, not a ready-made engine request."""
+    return (
+        isinstance(params, SamplingParams)
+        and not isinstance(prompt, EngineCoreRequest)
+        and not inspect.isasyncgen(prompt)
+    )
+
+
+def _refused(rejection: RequestRejected) -> GracefulHTTPError:
+    """Tell the middleware, and vLLM, with the status that the client shall see."""
+    scope = current_scope.get()
+    if scope is not None:
+        scope.reject(rejection)
+    return GracefulHTTPError(rejection.message, HTTPStatus(rejection.status))
+
+
+def _hit(answer: Respond) -> Decision:
+    return Decision(
+        answer.source,
+        age=answer.age,
+        ttl=answer.ttl,
+        similarity=answer.similarity,
+        detail=answer.detail or ("similar" if answer.source is Source.SIMILAR else "exact"),
+    )
+
+
+def _record_of(runtime: Runtime, call: Call, answer: Respond) -> GenerationRecord:
+    """The record to play: the stored one, or one made of a hook's plain text."""
+    if answer.record is not None:
+        return answer.record
+    if answer.text is None or runtime.tokenizer is None:
+        raise ValueError("Respond needs a record, or a text and a tokenizer")
+    ids = runtime.tokenizer.encode(answer.text, add_special_tokens=False)
+    choice = ChoiceRecord(pack_token_ids(ids), answer.text, "stop")
+    return GenerationRecord(
+        RECORD_VERSION, (choice,) * call.params.n, len(call.context.prompt_token_ids), runtime.clock()
+    )

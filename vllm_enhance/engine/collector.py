@@ -1,0 +1,143 @@
+"""The collector that vLLM's ``generate`` reads from, with a tape behind it.
+
+A subclass of vLLM's ``RequestOutputCollector`` (``vllm/v1/engine/output_processor.py``). While the engine works it is
+the original plus a tap; for a hit or a joined request it plays a tape instead. ``put`` runs in the one task that
+serves all requests, where an exception would take the server down, so nothing of ours may leave it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from vllm.outputs import PoolingRequestOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.output_processor import RequestOutputCollector
+
+from vllm_enhance.engine.inflight import Generation
+from vllm_enhance.engine.replay import Reader
+from vllm_enhance.scope import Decision
+
+__all__ = ["EnhancedRequestOutputCollector", "leading"]
+
+leading: ContextVar[Generation | None] = ContextVar("vllm_enhance_leading", default=None)
+"""The generation whose engine request is being added by this task; read when vLLM makes the collector."""
+
+
+class EnhancedRequestOutputCollector(RequestOutputCollector):
+    """Behaves as vLLM's own until it leads a generation or is given a tape to play.
+
+    Attributes:
+        generation: what it leads or has joined.
+        reader: its place on a tape, when it plays one.
+        decision: how the request was answered, once known.
+        on_fault: told about exceptions of ours.
+    """
+
+    on_fault: Callable[[str, Exception], None] | None = None
+
+    def __init__(self, output_kind: RequestOutputKind, request_id: str) -> None:
+        super().__init__(output_kind, request_id)
+        self.kind = output_kind
+        self.external_id = request_id
+        self.reader: Reader | None = None
+        self.decision: Decision | None = None
+        self.make_reader: Callable[[], Reader] | None = None
+        self.on_close: Callable[[EnhancedRequestOutputCollector], None] | None = None
+        self._played = False
+        self.generation = leading.get()
+        if self.generation is not None:
+            self.generation.leader = self
+            self.generation.engine_id = request_id
+            self.generation.readers.add(self)
+
+    @property
+    def final_only(self) -> bool:
+        """Whether the caller wants nothing before the end."""
+        return self.kind == RequestOutputKind.FINAL_ONLY
+
+    # ------------------------------------------------------------------ the engine's side
+
+    def put(self, output: RequestOutput | PoolingRequestOutput | Exception) -> None:
+        generation = self.generation
+        if generation is None or isinstance(output, PoolingRequestOutput):
+            super().put(output)
+            return
+        overtaken = generation.answer is not None
+        try:
+            generation.feed(output)
+        except Exception as error:
+            self._fault("record", error)
+            self._strand(generation, error)
+        if overtaken or (self.final_only and isinstance(output, RequestOutput) and not output.finished):
+            return  # a joined caller reads along token by token; this one waits for the end
+        super().put(output)
+
+    def _strand(self, generation: Generation, error: Exception) -> None:
+        """Recording broke: the leader is served by vLLM as ever, those who joined cannot be."""
+        generation.tape.unusable = "fault"
+        for reader in list(generation.readers):
+            if reader is not self:
+                reader.raise_to_caller(error)
+
+    # ------------------------------------------------------------------ the caller's side
+
+    async def get(self) -> RequestOutput | PoolingRequestOutput:
+        while True:
+            if self.output is not None:
+                return await super().get()
+            if self.reader is not None and self._played:
+                await asyncio.sleep(0)  # a long replay lets others run between chunks
+            self.ready.clear()
+            output = None if self.reader is None else self.reader.read()
+            if output is not None:
+                self._played = True
+                return output
+            if self.output is None:
+                await self.ready.wait()
+
+    def get_nowait(self) -> RequestOutput | PoolingRequestOutput | None:
+        # Only what is there already: a replay that gave all its chunks here would starve the event loop.
+        return super().get_nowait()
+
+    def close(self) -> None:
+        super().close()
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close(self)
+
+    # ------------------------------------------------------------------ ours
+
+    def play(self, reader: Reader) -> None:
+        """Play a tape; the first output is made at once, so that a record that cannot be replayed shows here."""
+        first = reader.read()
+        self.reader = reader
+        if first is not None:
+            self._played = True
+            self.output = first
+            self.ready.set()
+
+    def switch_to_replay(self) -> None:
+        """The tape has become a stored record while the caller waits."""
+        if self.reader is None and self.make_reader is not None:
+            self.reader = self.make_reader()
+        self.ready.set()
+
+    def raise_to_caller(self, error: Exception) -> None:
+        """End the caller's wait with an exception."""
+        self.output = error
+        self.ready.set()
+
+    def abort_to_caller(self) -> None:
+        """End the caller's wait as vLLM does for an aborted request."""
+        reader = self.reader or (self.make_reader() if self.make_reader is not None else None)
+        if reader is not None and not reader.done:
+            self.reader = None
+            self.generation = None
+            self.output = reader.aborted()
+            self.ready.set()
+
+    def _fault(self, where: str, error: Exception) -> None:
+        if self.on_fault is not None:
+            self.on_fault(where, error)

@@ -1,0 +1,150 @@
+"""What the HTTP routes and the command line ask of a running engine client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vllm_enhance.engine.patches import STATE
+from vllm_enhance.engine.runtime import Runtime
+from vllm_enhance.metrics import Metrics
+from vllm_enhance.plugins import PluginSet
+from vllm_enhance.settings import Settings
+from vllm_enhance.types import HealthReport, InvalidationScope, Source
+
+__all__ = ["Control"]
+
+RANK = {"healthy": 0, "degraded": 1, "unhealthy": 2}
+
+
+class Control:
+    """A view on one process' :class:`~vllm_enhance.engine.runtime.Runtime`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    @property
+    def settings(self) -> Settings:
+        return self._runtime.settings
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._runtime.metrics
+
+    @property
+    def plugins(self) -> PluginSet:
+        return self._runtime.plugins
+
+    async def start(self) -> None:
+        """Start the hooks before the first request."""
+        await self._runtime.start()
+
+    def config(self) -> dict[str, Any]:
+        """Settings in force (secrets masked), hook packages, patches, engine identity."""
+        plugins = self.plugins
+        return {
+            "settings": self.settings.shown(),
+            "sources": self.settings.sources,
+            "hooks": [{"name": each.name, "from": each.source, "hooks": list(each.hooks)} for each in plugins.loaded],
+            "broken_hooks": plugins.broken,
+            "patches": sorted(STATE.applied),
+            "identity": self._runtime.identity.hex(),
+            "api_process": list(self._runtime.api_process),
+        }
+
+    async def health(self) -> dict[str, Any]:
+        """State of each component and the worst of them, from real looks."""
+        runtime = self._runtime
+        reports = [
+            HealthReport("engine", "unhealthy" if runtime.client.errored else "healthy"),
+            HealthReport(
+                "plugin", "healthy" if runtime.active else "degraded", "" if runtime.active else "stood aside"
+            ),
+        ]
+        for name, reason in self.plugins.broken.items():
+            reports.append(HealthReport(name, "degraded", reason))
+        for name, result in (await runtime.dispatcher.gather("health")).items():
+            found = list(result) if isinstance(result, Sequence) else [result]
+            reports += [r for r in found if isinstance(r, HealthReport)] or [
+                HealthReport(name, "degraded", "no report")
+            ]
+        worst = max((RANK.get(report.status, 1) for report in reports), default=0)
+        return {
+            "status": next(name for name, rank in RANK.items() if rank == worst),
+            "components": {r.component: {"status": r.status, "detail": r.detail} for r in reports},
+        }
+
+    async def stats(self) -> dict[str, Any]:
+        """Numbers of this API server process."""
+        runtime, metrics = self._runtime, self.metrics
+        counts = metrics.snapshot().get("vllm_enhance_requests", {})
+        by_source: dict[str, int] = {}
+        for labels, value in counts.items():
+            source = labels.split("|")[0]
+            by_source[source] = by_source.get(source, 0) + int(value)
+        served = sum(by_source.get(source.value, 0) for source in Source)
+        hits = served - by_source.get(Source.ENGINE.value, 0)
+        return {
+            "requests": by_source,
+            "served": served,
+            "hit_rate": hits / served if served else 0.0,
+            "saved_tokens": int(metrics.value("vllm_enhance_saved_tokens")),
+            "saved_engine_seconds": metrics.value("vllm_enhance_saved_engine_seconds"),
+            "active_requests": runtime.table.num_readers,
+            "inflight_generations": len(runtime.table),
+            "engine_unfinished": runtime.queue_depth(),
+            "llm_running": not runtime.client.errored,
+            "enabled": runtime.active,
+            "faults": {k: int(v) for k, v in metrics.snapshot().get("vllm_enhance_faults", {}).items()},
+            "invalidations": runtime.epoch.bumps,
+            "uptime_seconds": runtime.clock() - runtime.started_at,
+            "api_process": list(runtime.api_process),
+            "hooks": await runtime.dispatcher.gather("stats"),
+        }
+
+    def explain(self, request_id: str) -> dict[str, Any] | None:
+        """Why a recent request hit or missed; ids as in responses, with or without what vLLM adds to them."""
+        log = self._runtime.explain
+        found = log.read(request_id)
+        if found is None:
+            found = next((e for e in log if e["request_id"].startswith(f"{request_id}-")), None)
+        if found is not None and found.get("key") and found.get("source") == Source.ENGINE.value:
+            found["nearest"] = self._nearest(found)
+        return found
+
+    def _nearest(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The remembered request whose key differs in the fewest parts, and in which."""
+        best: dict[str, Any] | None = None
+        for other in self._runtime.explain:
+            if other["request_id"] == entry["request_id"] or not other.get("parts"):
+                continue
+            mine, theirs = entry["parts"], other["parts"]
+            differs = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+            if best is None or len(differs) < len(best["differs_in"]):
+                best = {"request_id": other["request_id"], "differs_in": differs}
+        return best
+
+    async def invalidate(self, scope: InvalidationScope) -> dict[str, Any]:
+        """Forget what ``scope`` names, in this process' memory and in the shared store."""
+        runtime = self._runtime
+        counts: dict[str, int] = {}
+        for name, count in (await runtime.dispatcher.gather("invalidate", scope=scope)).items():
+            if isinstance(count, int):
+                counts[name] = count
+        if not scope.dry_run:
+            if scope.kind == "all":
+                runtime.forget("operator")
+            else:
+                self.metrics.count("vllm_enhance_invalidations", 1, "operator")
+        return {"scope": scope.kind, "dry_run": scope.dry_run, "count": sum(counts.values()), "by_hook": counts}
+
+    async def feedback(self, request_id: str, verdict: str) -> dict[str, Any]:
+        """An answer was wrong, or right: the entry goes, or is confirmed."""
+        entry = self.explain(request_id)
+        if entry is None or not entry.get("key"):
+            return {"found": False, "forgotten": 0}
+        forgotten = 0
+        if verdict == "wrong":
+            result = await self.invalidate(InvalidationScope("key", entry["key"]))
+            forgotten = result["count"]
+        return {"found": True, "forgotten": forgotten}

@@ -1,0 +1,272 @@
+"""The exact key: two requests share one only if the engine would be asked the very same thing.
+
+Every field of ``SamplingParams`` takes part but for a short deny-list, so a field that a future vLLM adds makes a
+miss, never a wrong hit. Values are encoded with a tag and a length, so no two different requests give the same bytes
+(an allow-list and joined strings are how other caches went wrong), and hashed with BLAKE2b, never with a hash that an
+attacker can steer.
+
+Pure: no vLLM import, no clock, no environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+from vllm_enhance.records import pack_token_ids
+
+__all__ = ["CONTROL_ARGUMENT", "RequestKey", "Unkeyable", "encode", "request_key", "sampling_items"]
+
+CONTROL_ARGUMENT = "enhance"
+"""Name of our own entry in ``vllm_xargs``; it says how to treat the request, not what to generate."""
+
+DELIVERY_FIELDS = frozenset(
+    {
+        "output_kind",  # delivery: one record serves all kinds
+        "stream_interval",  # delivery
+        "skip_clone",  # who owns the object
+        "skip_reading_prefix_cache",  # derived from prompt_logprobs
+        "output_text_buffer_length",  # derived from stop
+    }
+)
+"""The only public fields that are not part of the key. Names with ``_`` in front are derived by vLLM."""
+
+FLOAT_FIELDS = frozenset(
+    {"temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"}
+)
+"""Fields where ``1`` and ``1.0`` are the same request."""
+
+DIGEST_SIZE = 32
+
+
+class Unkeyable(Exception):
+    """A value has no canonical encoding; the request is not cacheable."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RequestKey:
+    """The key of one request and the parts that it was made from.
+
+    Attributes:
+        digest: 32 bytes.
+        parts: name and bytes (raw when short, else a digest) of each part, for ``explain``.
+    """
+
+    digest: bytes
+    parts: tuple[tuple[str, bytes], ...]
+
+    def partition(self, *frame: bytes) -> bytes:
+        """Digest (16 bytes) of every part but the prompt, and of ``frame`` instead."""
+        parts = [part for part in self.parts if part[0] != "prompt"]
+        return _combine([*parts, *(("frame", piece) for piece in frame)], 16)
+
+    def differs_from(self, other: RequestKey) -> list[str]:
+        """Names of the parts in which two keys differ."""
+        theirs = dict(other.parts)
+        return [name for name, value in self.parts if theirs.get(name) != value]
+
+
+def request_key(
+    *,
+    prompt: Mapping[str, Any],
+    params: Any,
+    identity: bytes,
+    epoch: bytes,
+    tenant: bytes = b"",
+    lora: bytes = b"",
+    reasoning_ended: bool | None = None,
+    reasoning_kwargs: Mapping[str, Any] | None = None,
+) -> RequestKey:
+    """The key of one request.
+
+    Args:
+        prompt: vLLM's rendered ``EngineInput`` of type ``token``, ``multimodal`` or ``enc_dec``.
+        params: ``SamplingParams`` before ``process_inputs`` (which mutates shared copies).
+        identity: what model and engine settings answer.
+        epoch: the invalidation epoch.
+        tenant: who asks.
+        lora: identity of the adapter.
+        reasoning_ended, reasoning_kwargs: as passed to ``add_request``; they gate grammar enforcement.
+
+    Raises:
+        Unkeyable: some value has no canonical encoding.
+    """
+    decoder = prompt["decoder_prompt"] if prompt["type"] == "enc_dec" else prompt
+    salt = decoder.get("cache_salt")
+    parts = [
+        ("identity", identity),
+        ("epoch", epoch),
+        ("tenant", tenant),
+        ("salt", b"" if salt is None else b"\x01" + salt.encode("utf-8", "surrogatepass")),
+        ("lora", lora),
+        ("prompt", _digest(pack_token_ids(decoder["prompt_token_ids"]))),
+        ("sampling", _digest(encode(dict(sampling_items(params))))),
+    ]
+    media = _media(prompt)
+    if media:
+        parts.append(("media", _digest(encode(media))))
+    if reasoning_ended is not None or reasoning_kwargs:
+        parts.append(("reasoning", _digest(encode([reasoning_ended, reasoning_kwargs]))))
+    return RequestKey(_combine(parts, DIGEST_SIZE), tuple(parts))
+
+
+def sampling_items(params: Any) -> Iterator[tuple[str, Any]]:
+    """Fields of ``SamplingParams`` that say what to generate, where they are not the default.
+
+    A default that a later vLLM changes makes no wrong hit: vLLM's version is part of the identity.
+    """
+    for name, default in _fields(type(params)):
+        value = getattr(params, name)
+        if value is default or (value == default if type(value) in _SCALARS else False):
+            continue
+        if name in FLOAT_FIELDS:
+            value = float(value)
+        elif name == "extra_args":
+            value = {key: item for key, item in value.items() if key != CONTROL_ARGUMENT}
+            if not value:
+                continue
+        yield name, value
+
+
+def encode(value: Any) -> bytes:
+    """Canonical bytes of a value: tagged, length-prefixed, independent of the order of mappings and sets.
+
+    Raises:
+        Unkeyable: a type that has no canonical form.
+    """
+    out = bytearray()
+    _write(value, out)
+    return bytes(out)
+
+
+# --------------------------------------------------------------------------- inside
+
+_SCALARS = (int, float, bool, str, type(None))
+_field_cache: dict[type, tuple[tuple[str, Any], ...]] = {}
+_NO_DEFAULT = object()
+
+
+def _fields(kind: type) -> tuple[tuple[str, Any], ...]:
+    cached = _field_cache.get(kind)
+    if cached is None:
+        names: tuple[str, ...] = kind.__struct_fields__  # type: ignore[attr-defined]
+        defaults: tuple[Any, ...] = kind.__struct_defaults__  # type: ignore[attr-defined]
+        padded = (_NO_DEFAULT,) * (len(names) - len(defaults)) + defaults
+        cached = tuple(
+            (name, default if isinstance(default, _SCALARS) else _NO_DEFAULT)
+            for name, default in zip(names, padded, strict=True)
+            if name not in DELIVERY_FIELDS and not name.startswith("_")
+        )
+        _field_cache[kind] = cached
+    return cached
+
+
+def _media(prompt: Mapping[str, Any]) -> list[Any]:
+    """What a prompt holds beside token ids: content hashes and positions of images and sound, the encoder's side."""
+    if prompt["type"] == "enc_dec":
+        encoder = prompt["encoder_prompt"]
+        ids = encoder.get("prompt_token_ids")
+        if ids is None:
+            raise Unkeyable("encoder prompt without token ids")
+        return ["enc_dec", pack_token_ids(ids), _media(encoder), _media(prompt["decoder_prompt"])]
+    if prompt["type"] == "token":
+        return []
+    if prompt["type"] != "multimodal":
+        raise Unkeyable(f"prompt type {prompt['type']}")
+    places = {
+        modality: [[place.offset, place.length] for place in ranges]
+        for modality, ranges in prompt["mm_placeholders"].items()
+    }
+    return ["multimodal", prompt["mm_hashes"], places]
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=DIGEST_SIZE).digest()
+
+
+def _combine(parts: list[tuple[str, bytes]], size: int) -> bytes:
+    state = hashlib.blake2b(digest_size=size, person=b"vllm-enhance-1")
+    for name, value in parts:
+        state.update(struct.pack("<HI", len(name), len(value)) + name.encode() + value)
+    return state.digest()
+
+
+def _write(value: Any, out: bytearray) -> None:
+    writer = _WRITERS.get(type(value))
+    if writer is not None:
+        writer(value, out)
+    elif isinstance(value, Enum):
+        _tagged(b"X", f"{type(value).__qualname__}.{value.name}".encode(), out)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        _write_object(value, (field.name for field in dataclasses.fields(value)), out)
+    elif hasattr(type(value), "__struct_fields__"):
+        _write_object(value, type(value).__struct_fields__, out)
+    elif hasattr(value, "tobytes") and hasattr(value, "dtype") and getattr(value.dtype, "kind", "O") in "biuf":
+        out += b"A"
+        _write([str(value.dtype), list(value.shape), value.tobytes()], out)
+    else:
+        raise Unkeyable(type(value).__qualname__)
+
+
+def _tagged(tag: bytes, data: bytes, out: bytearray) -> None:
+    out += tag
+    out += len(data).to_bytes(8, "little")
+    out += data
+
+
+def _write_object(value: Any, names: Any, out: bytearray) -> None:
+    """Fields by name; names with ``_`` in front are derived by vLLM (``StructuredOutputsParams._backend``)."""
+    _tagged(b"O", type(value).__qualname__.encode(), out)
+    _write({name: getattr(value, name) for name in names if not name.startswith("_")}, out)
+
+
+def _write_int(value: int, out: bytearray) -> None:
+    _tagged(b"I", value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True), out)
+
+
+def _write_list(value: Any, out: bytearray) -> None:
+    out += b"L" + len(value).to_bytes(8, "little")
+    for item in value:
+        _write(item, out)
+
+
+def _write_mapping(value: Mapping[Any, Any], out: bytearray) -> None:
+    items = sorted((encode(key), encode(item)) for key, item in value.items())
+    out += b"M" + len(items).to_bytes(8, "little")
+    for key, item in items:
+        out += key + item
+
+
+def _write_set(value: Any, out: bytearray) -> None:
+    items = sorted(encode(item) for item in value)
+    out += b"E" + len(items).to_bytes(8, "little") + b"".join(items)
+
+
+def _write_constant(tag: bytes) -> Callable[[Any, bytearray], None]:
+    def write(value: Any, out: bytearray) -> None:
+        out += tag
+
+    return write
+
+
+def _write_bool(value: bool, out: bytearray) -> None:
+    out += b"T" if value else b"F"
+
+
+_WRITERS: Mapping[type, Callable[[Any, bytearray], None]] = {
+    type(None): _write_constant(b"N"),
+    bool: _write_bool,
+    int: _write_int,
+    float: lambda value, out: _tagged(b"D", struct.pack("<d", value), out),
+    str: lambda value, out: _tagged(b"S", value.encode("utf-8", "surrogatepass"), out),
+    bytes: lambda value, out: _tagged(b"B", value, out),
+    list: _write_list,
+    tuple: _write_list,
+    dict: _write_mapping,
+    set: _write_set,
+    frozenset: _write_set,
+}

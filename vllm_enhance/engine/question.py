@@ -1,0 +1,69 @@
+"""The last user text, and the frame around it.
+
+Similarity may vary the text; the frame (system prompt, history, tools, template) must match exactly. The text comes
+from the chat messages of the HTTP body when there are any, else the whole prompt is the text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_enhance.scope import RequestScope
+
+__all__ = ["FramedText", "find_question", "last_user_text"]
+
+CHAT_KEYS = ("messages", "input")
+"""Where the chat lives in a request body: Chat Completions and Anthropic; Responses."""
+
+TEXT_PARTS = frozenset({"text", "input_text"})
+
+
+@dataclass(frozen=True, slots=True)
+class FramedText:
+    """A text and what stands before and after it."""
+
+    text: str
+    frame: tuple[bytes, ...]
+
+
+def find_question(rendered: str, scope: RequestScope | None) -> FramedText | None:
+    """The last user text of a rendered prompt with its frame; ``None`` when nothing may vary."""
+    if scope is None or not scope.body:
+        return FramedText(rendered, ()) if rendered.strip() else None
+    try:
+        body = json.loads(b"".join(scope.body))
+    except ValueError:
+        return None
+    chat = next((body[key] for key in CHAT_KEYS if key in body), None) if isinstance(body, Mapping) else None
+    if chat is None:
+        return FramedText(rendered, ()) if rendered.strip() else None
+    text = last_user_text(chat)
+    if text is None or not text.strip():
+        return None
+    stripped = text.strip()  # templates may strip what they wrap
+    start = rendered.rfind(stripped)
+    if start < 0:
+        return None
+    end = start + len(stripped)
+    return FramedText(stripped, (rendered[:start].encode(), rendered[end:].encode()))
+
+
+def last_user_text(chat: str | Sequence[Any]) -> str | None:
+    """The text of the last message if it is the user's and nothing but text; else ``None``."""
+    if isinstance(chat, str):
+        return chat
+    last = chat[-1] if isinstance(chat, Sequence) and chat else None
+    if not isinstance(last, Mapping) or last.get("role") != "user":
+        return None
+    content = last.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence) or len(content) != 1:
+        return None
+    part = content[0]
+    if isinstance(part, Mapping) and part.get("type") in TEXT_PARTS and isinstance(part.get("text"), str):
+        return str(part["text"])
+    return None

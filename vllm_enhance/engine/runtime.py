@@ -1,0 +1,336 @@
+"""What the engine client of one process shares between its requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vllm_enhance.context import HookContext
+from vllm_enhance.dispatch import Dispatcher
+from vllm_enhance.engine.call import Call
+from vllm_enhance.engine.collector import EnhancedRequestOutputCollector
+from vllm_enhance.engine.epoch import Epoch
+from vllm_enhance.engine.identity import lora_identity, model_identity
+from vllm_enhance.engine.inflight import Generation, InflightTable
+from vllm_enhance.explain import ExplainLog
+from vllm_enhance.metrics import Metrics
+from vllm_enhance.plugins import PluginSet
+from vllm_enhance.records import GenerationRecord
+from vllm_enhance.scope import Decision
+from vllm_enhance.settings import Settings
+from vllm_enhance.throttle import Throttle
+from vllm_enhance.types import Outcome, Source
+
+__all__ = ["Runtime"]
+
+logger = logging.getLogger("vllm_enhance")
+
+T = TypeVar("T")
+
+FUSE_FAULTS = 20
+FUSE_WINDOW = 60.0
+STOP_DEADLINE = 10.0
+
+
+class Runtime:
+    """Settings, hooks, the in-flight table, the epoch and the books of one engine client.
+
+    Args:
+        client: the ``AsyncLLM`` that it serves.
+        settings, plugins, metrics: as resolved at activation.
+        epoch_path: file of the shared epoch; ``None`` for a single process.
+        monotonic, clock: seconds; tests pass their own.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        settings: Settings,
+        plugins: PluginSet,
+        metrics: Metrics,
+        *,
+        epoch_path: Path | None = None,
+        api_process: tuple[int, int] = (0, 1),
+        monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.client = client
+        self.settings = settings
+        self.plugins = plugins
+        self.metrics = metrics
+        self.monotonic = monotonic
+        self.clock = clock
+        self.api_process = api_process
+        self.epoch = Epoch(epoch_path)
+        self.table = InflightTable()
+        self.explain = ExplainLog(settings["explain-entries"])
+        self.dispatcher = Dispatcher(plugins.manager, metrics, deadline=settings["hook-deadline"], monotonic=monotonic)
+        self.coalesce: bool = settings["coalesce"]
+        self.cache_sampled: bool = settings["cache-sampled"]
+        chunk = settings["replay-chunk"]
+        self.replay_chunk = 16 if chunk == "auto" else max(1, int(chunk))
+        config = client.vllm_config
+        self.identity = model_identity(config)
+        self.stream_interval = int(getattr(config.scheduler_config, "stream_interval", 1) or 1)
+        self.max_model_len: int = client.model_config.max_model_len
+        self.max_num_seqs: int = getattr(config.scheduler_config, "max_num_seqs", 256)
+        self.media_safe = _media_safe(client)
+        self.started_at = clock()
+        self._loras: dict[tuple[str, int], bytes] = {}
+        self._throttle = Throttle(60.0, monotonic)
+        self._faults: list[float] = []
+        self.races: set[asyncio.Task[Any]] = set()
+        self._open = True
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._started = False
+
+    # ------------------------------------------------------------------ life cycle
+
+    @property
+    def active(self) -> bool:
+        """Whether requests go through the plugin; off after too many faults, or after shutdown."""
+        return self._open
+
+    @property
+    def started(self) -> bool:
+        return self._started
+
+    async def start(self) -> None:
+        """Start the hooks, once; concurrent callers wait for the same start."""
+        if self._started or not self._open:
+            return
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+        await asyncio.shield(self._starting)
+
+    async def _start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        context = HookContext(
+            settings=self.settings,
+            metrics=self.metrics,
+            model=self.model_name(None),
+            identity=self.identity,
+            clock=self.clock,
+            monotonic=self.monotonic,
+            count_tokens=lambda text: len(self.tokenizer.encode(text)) if self.tokenizer else len(text),
+            tokenize=(lambda text: self.tokenizer.encode(text, add_special_tokens=False)) if self.tokenizer else None,
+            queue_depth=self.queue_depth,
+            api_process=self.api_process,
+        )
+        await self.dispatcher.startup(context, self.plugins.drop)
+        self.metrics.gauge("vllm_enhance_enabled", 1)
+        self._started = True
+
+    async def stop(self) -> None:
+        """Stop the hooks; requests go past the plugin from now on. Safe to call twice."""
+        if not self._open:
+            return
+        self._open = False
+        if self._started:
+            await self.dispatcher.shutdown()
+            self.metrics.gauge("vllm_enhance_enabled", 0)
+
+    def stop_from_any_thread(self) -> None:
+        """Stop the hooks as far as can be from here: waits when called beside the loop, schedules when called on it."""
+        loop = self._loop
+        if not self._open or loop is None or loop.is_closed() or not loop.is_running():
+            self._open = False
+            return
+        try:
+            on_loop = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            on_loop = False
+        if on_loop:
+            task = loop.create_task(self.stop())
+            self.races.add(task)
+            task.add_done_callback(self.races.discard)
+            return
+        try:
+            asyncio.run_coroutine_threadsafe(self.stop(), loop).result(STOP_DEADLINE)
+        except Exception as error:
+            logger.warning("the hooks did not stop cleanly: %s", type(error).__name__)
+
+    # ------------------------------------------------------------------ what the engine is
+
+    @property
+    def tokenizer(self) -> Any:
+        """The server's tokenizer, or ``None`` when it was started without."""
+        return self.client.renderer.tokenizer
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        return "" if self.tokenizer is None else str(self.tokenizer.decode(list(ids)))
+
+    @property
+    def verify_arguments(self) -> tuple[Any, ...]:
+        """What ``SamplingParams.verify`` wants in this vLLM."""
+        config = self.client.vllm_config
+        return (
+            self.client.model_config,
+            config.speculative_config,
+            config.structured_outputs_config,
+            self.tokenizer,
+        )
+
+    def model_name(self, lora: Any) -> str:
+        """Served model name, or the adapter's."""
+        if lora is not None:
+            return str(lora.lora_name)
+        names = self.client.model_config.served_model_name
+        return str(names if isinstance(names, str) else names[0]) if names else str(self.client.model_config.model)
+
+    def lora_identity(self, lora: Any) -> bytes:
+        """Identity of an adapter, read from its files once per load."""
+        if lora is None:
+            return b""
+        name = (lora.lora_name, lora.lora_int_id)
+        if name not in self._loras:
+            if len(self._loras) >= 1024:
+                self._loras.clear()
+            self._loras[name] = lora_identity(lora)
+        return self._loras[name]
+
+    def queue_depth(self) -> int:
+        """Requests of this process that the engine has not finished."""
+        return int(self.client.output_processor.get_num_unfinished_requests())
+
+    # ------------------------------------------------------------------ faults
+
+    def fault(self, where: str, error: BaseException) -> None:
+        """Count a fault of ours; too many in a short time and the plugin stands aside until the next start."""
+        self.metrics.count("vllm_enhance_faults", 1, where)
+        held = self._throttle.allow(where)
+        if held is not None:
+            logger.error(
+                "fault in %s, served by plain vLLM (%s more since the last such line)", where, held, exc_info=error
+            )
+        now = self.monotonic()
+        self._faults = [*[at for at in self._faults if now - at < FUSE_WINDOW][-FUSE_FAULTS:], now]
+        if len(self._faults) > FUSE_FAULTS and self._open:
+            self._open = False
+            self.metrics.gauge("vllm_enhance_enabled", 0)
+            logger.error("vllm-enhance stands aside after %d faults in a minute; vLLM serves plain", len(self._faults))
+
+    def safely(self, function: Callable[[], T], default: T) -> T:
+        """``function()``, or ``default`` with a counted fault when it raises."""
+        try:
+            return function()
+        except Exception as error:
+            self.fault("safely", error)
+            return default
+
+    def forget(self, cause: str, *, count: bool = True) -> None:
+        """Stored answers are no longer what the engine would say."""
+        self.epoch.bump()
+        self._loras.clear()
+        if count:
+            self.metrics.count("vllm_enhance_invalidations", 1, cause)
+            logger.info("stored answers are forgotten: %s", cause)
+
+    # ------------------------------------------------------------------ books
+
+    def decide(self, call: Call, collector: EnhancedRequestOutputCollector | None, decision: Decision) -> None:
+        """Tell everybody how a request will be answered, once."""
+        if "decided" in call.marks:
+            return
+        call.marks["decided"] = self.monotonic()
+        if collector is not None:
+            collector.decision = decision
+        context = call.context
+        self.metrics.count("vllm_enhance_requests", 1, decision.source.value, decision.reason or "")
+        self.metrics.observe("vllm_enhance_decide_seconds", call.marks["decided"] - call.marks["arrived"])
+        if decision.hit:
+            self.metrics.observe("vllm_enhance_hit_age_seconds", decision.age)
+        if context.scope is not None:
+            context.scope.decide(decision)
+        self.explain.write(
+            context.request_id,
+            at=self.clock(),
+            model=context.model,
+            source=decision.source.value,
+            reason=decision.reason,
+            age=decision.age if decision.hit else None,
+            similarity=decision.similarity,
+            stored=decision.stored,
+            key=None if call.key is None else call.key.digest.hex(),
+            parts=None if call.key is None else {name: value[:8].hex() for name, value in call.key.parts},
+            prompt_tokens=len(context.prompt_token_ids),
+            tenant=context.tenant.hex(),
+            notes=context.notes,
+            decided_seconds=call.marks["decided"] - call.marks["arrived"],
+        )
+
+    def saved(self, record: GenerationRecord) -> None:
+        """Book what a reused answer did not cost."""
+        self.metrics.count("vllm_enhance_saved_tokens", record.num_tokens)
+        self.metrics.count("vllm_enhance_saved_engine_seconds", record.engine_seconds)
+
+    def finished(self, call: Call, record: GenerationRecord, outcome: Outcome) -> None:
+        """Tell the hooks that a request has its answer."""
+        if outcome.source is Source.ENGINE and outcome.reason is not None:
+            self.metrics.count("vllm_enhance_not_stored", 1, outcome.reason)
+        if outcome.source is not Source.ENGINE:
+            self.saved(record)
+        self.explain.write(
+            call.context.request_id,
+            seconds=outcome.seconds,
+            storable=outcome.storable,
+            not_stored=outcome.reason if not outcome.storable else None,
+            output_tokens=record.num_tokens,
+        )
+        self.dispatcher.post_output(call.context, record, outcome)
+
+    def unstorable(self, generation: Generation) -> str | None:
+        """Why a finished generation must not be kept, or ``None``."""
+        context, tape = generation.context, generation.tape
+        if context.key is None:
+            return context.bypass_reason or "bypass"
+        if tape.unusable is not None:
+            return tape.unusable
+        if context.directives.no_store:
+            return "no_store"
+        if context.epoch != self.epoch.value or self.epoch.state:
+            return "weights_changed"
+        return self._cut_by_server(generation)
+
+    def _cut_by_server(self, generation: Generation) -> str | None:
+        """An answer cut by a limit of the server, not of the request, is not the answer."""
+        context = generation.context
+        limit, prompt = context.params.max_tokens, len(context.prompt_token_ids)
+        for choice in generation.tape.choices:
+            tokens = len(choice.token_ids)
+            if choice.finish_reason == "length" and (
+                limit is None or tokens < limit or prompt + tokens >= self.max_model_len
+            ):
+                return "cut_by_server"
+        return None
+
+    def new_record(self, generation: Generation) -> GenerationRecord:
+        """The record of a finished generation; one for all who read it."""
+        if generation.record is not None:
+            return generation.record
+        now = self.monotonic()
+        first = generation.first_token_at or now
+        generation.record = generation.tape.record(
+            prompt_tokens=len(generation.context.prompt_token_ids),
+            created_at=self.clock(),
+            seconds=now - generation.started_at,
+            first_token_seconds=first - generation.started_at,
+            model=generation.context.model,
+        )
+        return generation.record
+
+
+def _media_safe(client: Any) -> bool:
+    """Whether images and sound may be answered from the cache.
+
+    vLLM's ``lru`` and ``shm`` processor caches keep a shadow of the engine's cache in this process and count on every
+    rendered request reaching the engine (``vllm/multimodal/cache/base.py``). Skipping the engine would let the two
+    drift apart, so with those caches such requests go past ours.
+    """
+    cache = getattr(client.renderer, "mm_processor_cache", None)
+    return cache is None or type(cache).__name__ == "MultiModalProcessorOnlyCache"
