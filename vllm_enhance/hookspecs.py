@@ -16,7 +16,7 @@ functions that return in microseconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import pluggy
 
@@ -54,6 +54,21 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 _pluggy_hookimpl = pluggy.HookimplMarker(PROJECT)
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@overload
+def hookimpl(function: F) -> F: ...
+
+
+@overload
+def hookimpl(
+    *,
+    inline: bool = ...,
+    tryfirst: bool = ...,
+    trylast: bool = ...,
+    optionalhook: bool = ...,
+    specname: str | None = ...,
+) -> Callable[[F], F]: ...
 
 
 def hookimpl(
