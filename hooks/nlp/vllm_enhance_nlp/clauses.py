@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ __all__ = ["chinese_clauses", "english_clauses"]
 
 _TRIM: Final = " \t\r\n\u3000,，;；:：.。!！?？、…"
 _ZH_CUT: Final = re.compile("[，；;]|(?<=[^\x00-\x7f]),|,(?=[^\x00-\x7f])|：(?=.{4})")
-_ZH_QUOTED: Final = re.compile("《[^》]{0,80}》|“[^”]{0,80}”|「[^」]{0,80}」|（[^）]{0,80}）|\"[^\"]{0,80}\"")
+_ZH_QUOTED: Final = re.compile('《[^》]{0,80}》|“[^”]{0,80}”|「[^」]{0,80}」|（[^）]{0,80}）|"[^"]{0,80}"')
 _ZH_PREDICATE: Final = re.compile(
     "了|要|会|能|有|是|没|不|想|可以|应该|" + "|".join(verb for verb in zh.VERBS if len(verb) > 1)
 )
@@ -30,12 +31,10 @@ def _trimmed(text: str, start: int, end: int) -> Span | None:
     return Span(start, end) if any(char.isalnum() for char in text[start:end]) else None
 
 
-def _cut(
-    text: str, sentence: Span, number: int, cuts: Iterable[int], openers: dict[int, Connective]
-) -> list[Clause]:
+def _cut(text: str, sentence: Span, number: int, cuts: Iterable[int], openers: dict[int, Connective]) -> list[Clause]:
     edges = sorted({sentence.start, sentence.end, *(cut for cut in cuts if sentence.start < cut < sentence.end)})
     clauses = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         span = _trimmed(text, start, end)
         if span is not None:
             clauses.append(Clause(span, number, openers.get(span.start)))
@@ -45,7 +44,9 @@ def _cut(
 # --- English ---------------------------------------------------------------------------------------------------
 
 
-def _opens_clause(tokens: Sequence[Token], starts: Sequence[int], connective: Connective, part: Span, stop: int) -> bool:
+def _opens_clause(
+    tokens: Sequence[Token], starts: Sequence[int], connective: Connective, part: Span, stop: int
+) -> bool:
     """Whether the part of a connective at `part` opens a clause of its own."""
     if connective.role in ("coordinator", "subordinator"):
         return True
@@ -159,7 +160,15 @@ def english_clauses(
 def _fragment(piece: str, opener: Connective | None) -> bool:
     """Whether a piece before a comma has no predicate and belongs to what follows it."""
     piece = piece.strip(_TRIM)
-    if piece.endswith(zh.GREETINGS) and len(piece) <= 8 or piece in ("请问", "首先", "其次", "最后", "那么", "所以", "因此"):
+    if (piece.endswith(zh.GREETINGS) and len(piece) <= 8) or piece in (
+        "请问",
+        "首先",
+        "其次",
+        "最后",
+        "那么",
+        "所以",
+        "因此",
+    ):
         return True
     if opener is not None:
         if opener.role == "phrase":
@@ -179,7 +188,9 @@ def _chinese_cuts(text: str, span: Span, openers: dict[int, Connective]) -> list
         if mask < len(masked) and masked[mask][0] <= at:
             continue
         head = _trimmed(text, begin, at)
-        if head is None or not _fragment(text[head.start : min(head.end, head.start + WINDOW)], openers.get(head.start)):
+        if head is None or not _fragment(
+            text[head.start : min(head.end, head.start + WINDOW)], openers.get(head.start)
+        ):
             cuts.append(match.end())
             begin = match.end()
     return cuts

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, cast
 
 from . import lexicon_en as en
 from .grammar_en import WINDOW, clause_starts, gerund_starts, has_verb_before, verb_phrase_starts
+from .tables import word_set
 from .tokens import Token
 from .types import Connective, Role, Sense, Span
 
@@ -65,10 +66,10 @@ def _index() -> dict[str, list[_Entry]]:
 
 
 _TABLE: Final = _index()
-_NOT_CONTRAST_BEFORE: Final = frozenset("nothing anything all none everything anyone everyone".split())
-_PERFECT: Final = frozenset("has have had hasn't haven't hadn't".split())
-_DEGREE: Final = frozenset("many much far long few little hard easy often good bad big small expensive popular".split())
-_GROWTH: Final = frozenset("grow grows increase increases rise rises get gets fall falls age ages approach".split())
+_NOT_CONTRAST_BEFORE: Final = word_set("nothing anything all none everything anyone everyone")
+_PERFECT: Final = word_set("has have had hasn't haven't hadn't")
+_DEGREE: Final = word_set("many much far long few little hard easy often good bad big small expensive popular")
+_GROWTH: Final = word_set("grow grows increase increases rise rises get gets fall falls age ages approach")
 
 
 def _clause_after(site: _Site, *, bare: bool = True) -> bool:
@@ -202,9 +203,28 @@ _RULES: Final[dict[str, Callable[[_Site], bool]]] = {
     "also": lambda site: site.at == site.first and _has_complement(site),
     "previously": lambda site: site.at == site.first and _has_complement(site),
     **dict.fromkeys(
-        ("before", "after", "until", "till", "since", "once", "ever since", "even after", "every time", "each time",
-         "the moment", "right after", "right before", "shortly after", "shortly before", "soon after", "even when",
-         "by the time", "just when", "much as"),
+        (
+            "before",
+            "after",
+            "until",
+            "till",
+            "since",
+            "once",
+            "ever since",
+            "even after",
+            "every time",
+            "each time",
+            "the moment",
+            "right after",
+            "right before",
+            "shortly after",
+            "shortly before",
+            "soon after",
+            "even when",
+            "by the time",
+            "just when",
+            "much as",
+        ),
         _clause_or_gerund,
     ),
 }
@@ -339,7 +359,9 @@ def _pair_holds(
         return other in starts or (at == first and clause_starts(tokens, other + 1, stop))
     if one == "neither":
         between = range(at + 1, other)
-        return any(tokens[k].tag in ("V", "VZ", "VD", "AUX") for k in between) and clause_starts(tokens, other + 1, stop)
+        return any(tokens[k].tag in ("V", "VZ", "VD", "AUX") for k in between) and clause_starts(
+            tokens, other + 1, stop
+        )
     if one == "no sooner":
         return True
     end = at + 2

@@ -31,14 +31,16 @@ _SINGLE: Final = {**zh.ANYWHERE, **zh.CLAUSE_INITIAL, **zh.POSTPOSED}
 _CANDIDATES: Final = frozenset(_SINGLE) | _FIRST_PARTS | _SECOND_PARTS
 _WORDS: Final = sorted(_CANDIDATES | zh.SKIP_WORDS, key=lambda word: (-len(word), word))
 _SCAN: Final = re.compile("|".join(map(re.escape, _WORDS)))
-_EDGE: Final = frozenset("，,；;：:。！？!?、 \t\n“\"（(—…")
+_EDGE: Final = frozenset('，,；;：:。！？!?、 \t\n“"（(—…')
 _CLAUSE_EDGE: Final = frozenset("，,；;。！？!?\n：:")
 _QUESTION: Final = re.compile("[？?]|吗|呢")
 _ASKED_AFTER: Final = re.compile("怎么|如何|为什么|怎样|何时|是否|什么时候|它|他|她")
 _JOINED_QUESTION: Final = re.compile("(?<=.)(和|与)(?=怎么|如何|为什么|怎样|何时|是否|什么时候)")
 _ASKED_BEFORE: Final = re.compile("什么|怎么|如何|怎样|为什么|谁|哪|多少")
 _STILL_AFTER: Final = re.compile("很|没|不|会|有点|觉得|那么|一样|无法|连不|打不|老样|喜欢")
-_NUMERAL_NEXT: Final = re.compile("[个只条张种次年天些点样直定下起般共月日名位本家台首款部件把份周段句块切]|[一二三四五六七八九十百千万亿0-9]")
+_NUMERAL_NEXT: Final = re.compile(
+    "[个只条张种次年天些点样直定下起般共月日名位本家台首款部件把份周段句块切]|[一二三四五六七八九十百千万亿0-9]"
+)
 _ADVERSATIVE_FIRST: Final = re.compile("虽然|尽管|即使|虽说|哪怕|就算")
 
 
@@ -183,7 +185,8 @@ def _role(word: str) -> Role:
 def _doubled(text: str, hit: _Hit, local: Sequence[Connective]) -> bool:
     """却 in a clause that a contrast connective already opens ("而老板却不见了") adds nothing."""
     return hit.word == "却" and any(
-        one.sense == "contrast" and 0 < hit.start - one.spans[-1].end <= 12
+        one.sense == "contrast"
+        and 0 < hit.start - one.spans[-1].end <= 12
         and not any(mark in _CLAUSE_EDGE for mark in text[one.spans[-1].end : hit.start])
         for one in local[-2:]
     )

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from .language import Language
+from .tables import word_set
 from .tokens import Token
 from .types import Span
 
-__all__ = ["Entity", "EntityKind", "find_code", "find_entities", "find_urls", "masked"]
+__all__ = ["MASK", "Entity", "EntityKind", "find_code", "find_entities", "find_urls", "masked"]
 
 MAX_FOUND: Final = 64
+# A letter of no language and no table, so that masked code reads as one unknown word.
+MASK: Final = "\u2179"
 
 EntityKind = Literal["name", "acronym", "identifier", "title", "place"]
 
@@ -39,22 +42,24 @@ _CODE_LINE: Final = re.compile(
     r"(?:if|for|while) ?\(.{1,200}\) ?\{|.{0,200}(?:\);|\{|\};?|=> ?\{)$).{0,2000}$",
     re.MULTILINE,
 )
-_TITLE: Final = re.compile("《[^》\n]{1,60}》|「[^」\n]{1,60}」|“[^”\n]{1,60}”|\"[^\"\n]{1,60}\"")
+_TITLE: Final = re.compile('《[^》\n]{1,60}》|「[^」\n]{1,60}」|“[^”\n]{1,60}”|"[^"\n]{1,60}"')
 _LATIN_IN_HAN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+#.\-]{0,40}(?: [A-Z][A-Za-z0-9+#.\-]{0,40}){0,3}")
 _PLACE: Final = re.compile(
     "北京|上海|天津|重庆|广州|深圳|香港|澳门|台湾|台北|杭州|南京|苏州|成都|武汉|西安|青岛|大连|厦门|长沙|昆明|云南|四川|广东|新疆|西藏|"
     "浙江|江苏|山东|河南|河北|湖南|湖北|福建|海南|东京|大阪|京都|首尔|纽约|伦敦|巴黎|柏林|罗马|莫斯科|悉尼|新加坡|中国|美国|英国|法国|德国|"
     "日本|韩国|印度|俄罗斯|巴西|加拿大|澳大利亚|意大利|西班牙|泰国|越南|埃及|欧洲|亚洲|非洲|美洲|长城|故宫|珠穆朗玛峰|长江|黄河"
 )
-_CONNECTING: Final = frozenset("of the de la van von and for".split())
-_NOT_NAMES: Final = frozenset(
-    "i i'm i've i'll i'd monday tuesday wednesday thursday friday saturday sunday january february march april may june july "
-    "august september october november december mr mrs ms dr please hi hello hey ok okay thanks yes no".split()
+_CONNECTING: Final = word_set("of the de la van von and for")
+_NOT_NAMES: Final = word_set(
+    "i i'm i've i'll i'd monday tuesday wednesday thursday friday saturday sunday january february "
+    "march april may june july "
+    "august september october november december mr mrs ms dr please hi hello hey ok okay thanks yes no"
 )
 
 
 def _fences(text: str) -> list[Span]:
-    spans, at = [], text.find("```")
+    spans: list[Span] = []
+    at = text.find("```")
     while at >= 0 and len(spans) < MAX_FOUND:
         end = text.find("```", at + 3)
         stop = end + 3 if end >= 0 else len(text)
@@ -93,13 +98,13 @@ def find_urls(text: str) -> tuple[Span, ...]:
 
 
 def masked(text: str, spans: Sequence[Span]) -> str:
-    """`text` with each span replaced by as many `x`, so that offsets stay and code is not read as prose."""
+    """`text` with each span replaced by as many `MASK`, so that offsets stay and code is not read as prose."""
     if not spans:
         return text
     pieces, at = [], 0
     for span in sorted(spans):
         if span.start >= at:
-            pieces += [text[at : span.start], "x" * (span.end - span.start)]
+            pieces += [text[at : span.start], MASK * (span.end - span.start)]
             at = span.end
     return "".join([*pieces, text[at:]])
 
@@ -127,9 +132,11 @@ def _english(text: str, tokens: Sequence[Token], sentence_starts: frozenset[int]
             continue
         end = at + 1
         while end < len(tokens) and end - at < 8:
-            if _shape(tokens[end].text) is not None and tokens[end].tag != "PUNCT" and tokens[end].low not in _NOT_NAMES:
-                end += 1
-            elif tokens[end].low in ("of", "de", "van", "von", "the") and _name_follows(tokens, end):
+            if (
+                _shape(tokens[end].text) is not None
+                and tokens[end].tag != "PUNCT"
+                and tokens[end].low not in _NOT_NAMES
+            ) or (tokens[end].low in ("of", "de", "van", "von", "the") and _name_follows(tokens, end)):
                 end += 1
             else:
                 break
@@ -151,7 +158,9 @@ def _starts_name(tokens: Sequence[Token], at: int) -> bool:
 
 
 def _chinese(text: str) -> list[Entity]:
-    found = [Entity(m.group(), _shape(m.group()) or "identifier", Span(*m.span())) for m in _LATIN_IN_HAN.finditer(text)]
+    found = [
+        Entity(m.group(), _shape(m.group()) or "identifier", Span(*m.span())) for m in _LATIN_IN_HAN.finditer(text)
+    ]
     return found + [Entity(m.group(), "place", Span(*m.span())) for m in _PLACE.finditer(text)]
 
 

@@ -9,22 +9,28 @@ from collections.abc import Sequence
 from typing import Final
 
 from . import lexicon_en as en
+from .tables import word_set
 from .tokens import Token
 
 __all__ = ["WINDOW", "clause_starts", "gerund_starts", "has_verb_before", "licensed_verb", "verb_phrase_starts"]
 
 WINDOW: Final = 40
-_STOPPERS: Final = frozenset("and or but if because when while although though unless".split())
-_NON_FINITE: Final = frozenset("be been being".split())
+_STOPPERS: Final = word_set("and or but if because when while although though unless")
+_NON_FINITE: Final = word_set("be been being")
 _NOMINAL: Final = frozenset(("N", "PRON", "NUM", "ADV", "OBJ"))
 _AFTER_VERB: Final = frozenset(("DET", "PRON", "OBJ", "PREP", "TO", "ADV", "NUM", "AUX", "WH"))
 # Bare forms that are at least as often nouns: "search and filter functions".
-_NOUNY: Final = frozenset(
-    "water test search filter travel train work record land book cook study design plan process research service sound "
-    "smell taste cost trade exercise access use help care report point order change control cover display market place "
-    "rest share stock store support supply target tour value visit wash waste watch wish email file guide host label "
-    "light link list load lock log mark match mine mix model name number paint park pass play print produce program "
-    "project question rate review ride row scale season seat set ship shop show sign sleep smoke snow step sort".split()
+_NOUNY: Final = word_set(
+    "water test search filter travel train work record land book cook study design plan process "
+    "research service sound "
+    "smell taste cost trade exercise access use help care report point order change control cover "
+    "display market place "
+    "rest share stock store support supply target tour value visit wash waste watch wish email "
+    "file guide host label "
+    "light link list load lock log mark match mine mix model name number paint park pass play "
+    "print produce program "
+    "project question rate review ride row scale season seat set ship shop show sign sleep smoke "
+    "snow step sort"
 )
 
 
@@ -36,7 +42,7 @@ def finite_verb_at(tokens: Sequence[Token], index: int, stop: int, *, bare: bool
     for at in range(index, min(stop, index + WINDOW)):
         token = tokens[at]
         tag = token.tag
-        if tag == "PUNCT" and token.low not in "\"'()“”" or (at > index and token.low in _STOPPERS):
+        if (tag == "PUNCT" and token.low not in "\"'()“”") or (at > index and token.low in _STOPPERS):
             return -1
         if tag == "AUX" and token.low not in _NON_FINITE:
             return at
@@ -71,7 +77,7 @@ def clause_starts(tokens: Sequence[Token], index: int, stop: int, *, bare: bool 
     if token.tag == "AUX":
         return index + 1 < stop and tokens[index + 1].tag != "PUNCT"
     if token.tag == "PRON":
-        if "'" in token.low and not token.low.endswith("'s") or token.low in ("it's", "that's", "there's"):
+        if ("'" in token.low and not token.low.endswith("'s")) or token.low in ("it's", "that's", "there's"):
             return True
         for at in range(index + 1, min(stop, index + 4)):
             if tokens[at].tag in ("AUX", "V", "VZ", "VD"):
@@ -134,7 +140,9 @@ def licensed_verb(tokens: Sequence[Token], start: int, index: int) -> int:
             licence = at
         elif token.low in ("have", "be", "need") and licence == at - 1 and token.tag == "AUX":
             return at
-        elif licence >= 0 and (token.tag == "V" or (token.tag == "N" and at - 2 == licence and tokens[at - 1].tag == "PRON")):
+        elif licence >= 0 and (
+            token.tag == "V" or (token.tag == "N" and at - 2 == licence and tokens[at - 1].tag == "PRON")
+        ):
             return at  # after "do I" even a word of no table is the verb
     return -1
 
@@ -158,7 +166,10 @@ def verb_phrase_starts(tokens: Sequence[Token], start: int, index: int, after: i
             return verb.low in ("ride", "sleep", "work") and licensed_verb(tokens, start, index) >= 0
         return licensed_verb(tokens, start, index) >= 0
     if verb.tag == "VZ" and left.tag not in ("VZ", "DET"):
-        return following.tag in ("DET", "PRON", "NUM", "OBJ", "N") and finite_verb_at(tokens, start, index, bare=False) >= 0
+        return (
+            following.tag in ("DET", "PRON", "NUM", "OBJ", "N")
+            and finite_verb_at(tokens, start, index, bare=False) >= 0
+        )
     if verb.tag == "VD" and left.tag != "VD":
         return following.tag in ("DET", "PRON", "PREP", "NUM", "OBJ", "TO") and any(
             tokens[k].tag in ("VD", "AUX") for k in range(max(start, index - WINDOW), index)

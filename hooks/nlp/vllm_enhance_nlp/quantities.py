@@ -35,33 +35,104 @@ class DateMention:
 _UNITS: Final = {
     spelling: name
     for name, spellings in (
-        ("%", "% percent per-cent ％"), ("km", "km kilometer kilometers kilometre kilometres 公里 千米"),
-        ("m", "meter meters metre metres 米"), ("cm", "cm centimeter centimeters centimetre centimetres 厘米"),
-        ("mm", "mm millimeter millimeters millimetre millimetres 毫米"), ("mile", "mile miles mi 英里"),
-        ("foot", "ft foot feet 英尺"), ("inch", "inch inches 英寸"), ("kg", "kg kilogram kilograms kilo kilos 公斤 千克"),
-        ("g", "g gram grams 克"), ("mg", "mg milligram milligrams 毫克"), ("jin", "斤"), ("pound", "lb lbs pound pounds 磅"),
-        ("tonne", "t ton tons tonne tonnes 吨"), ("l", "l liter liters litre litres 升"), ("ml", "ml 毫升"),
-        ("s", "s sec secs second seconds 秒 秒钟"), ("ms", "ms millisecond milliseconds 毫秒"),
-        ("min", "min mins minute minutes 分钟"), ("h", "h hr hrs hour hours 小时 个小时"), ("day", "day days 天 日"),
-        ("week", "week weeks 周 星期 个星期"), ("month", "month months 个月 月"), ("year", "year years yr yrs 年 岁"),
-        ("usd", "$ dollar dollars usd 美元"), ("eur", "€ euro euros eur 欧元"), ("cny", "¥ yuan rmb cny 元 块 人民币"),
-        ("gbp", "£ gbp 英镑"), ("jpy", "yen jpy 日元"), ("°C", "°c ℃ celsius 摄氏度"), ("°F", "°f ℉ fahrenheit 华氏度"),
-        ("degree", "° degree degrees 度"), ("kb", "kb 千字节"), ("mb", "mb"), ("gb", "gb"), ("tb", "tb"), ("hz", "hz"),
-        ("mhz", "mhz"), ("ghz", "ghz"), ("w", "w watt watts 瓦"), ("kw", "kw 千瓦"), ("v", "v volt volts 伏"),
-        ("person", "people persons 人 位 名"), ("time", "times 次"), ("token", "token tokens"), ("piece", "个 只 条 张 本 台 件"),
-        ("kmh", "km/h kph 公里每小时"), ("mph", "mph"), ("calorie", "calorie calories kcal 卡路里 大卡"),
+        ("%", "% percent per-cent ％"),
+        ("km", "km kilometer kilometers kilometre kilometres 公里 千米"),
+        ("m", "meter meters metre metres 米"),
+        ("cm", "cm centimeter centimeters centimetre centimetres 厘米"),
+        ("mm", "mm millimeter millimeters millimetre millimetres 毫米"),
+        ("mile", "mile miles mi 英里"),
+        ("foot", "ft foot feet 英尺"),
+        ("inch", "inch inches 英寸"),
+        ("kg", "kg kilogram kilograms kilo kilos 公斤 千克"),
+        ("g", "g gram grams 克"),
+        ("mg", "mg milligram milligrams 毫克"),
+        ("jin", "斤"),
+        ("pound", "lb lbs pound pounds 磅"),
+        ("tonne", "t ton tons tonne tonnes 吨"),
+        ("l", "l liter liters litre litres 升"),
+        ("ml", "ml 毫升"),
+        ("s", "s sec secs second seconds 秒 秒钟"),
+        ("ms", "ms millisecond milliseconds 毫秒"),
+        ("min", "min mins minute minutes 分钟"),
+        ("h", "h hr hrs hour hours 小时 个小时"),
+        ("day", "day days 天 日"),
+        ("week", "week weeks 周 星期 个星期"),
+        ("month", "month months 个月 月"),
+        ("year", "year years yr yrs 年 岁"),
+        ("usd", "$ dollar dollars usd 美元"),
+        ("eur", "€ euro euros eur 欧元"),
+        ("cny", "¥ yuan rmb cny 元 块 人民币"),
+        ("gbp", "£ gbp 英镑"),
+        ("jpy", "yen jpy 日元"),
+        ("°C", "°c ℃ celsius 摄氏度"),
+        ("°F", "°f ℉ fahrenheit 华氏度"),
+        ("degree", "° degree degrees 度"),
+        ("kb", "kb 千字节"),
+        ("mb", "mb"),
+        ("gb", "gb"),
+        ("tb", "tb"),
+        ("hz", "hz"),
+        ("mhz", "mhz"),
+        ("ghz", "ghz"),
+        ("w", "w watt watts 瓦"),
+        ("kw", "kw 千瓦"),
+        ("v", "v volt volts 伏"),
+        ("person", "people persons 人 位 名"),
+        ("time", "times 次"),
+        ("token", "token tokens"),
+        ("piece", "个 只 条 张 本 台 件"),
+        ("kmh", "km/h kph 公里每小时"),
+        ("mph", "mph"),
+        ("calorie", "calorie calories kcal 卡路里 大卡"),
     )
     for spelling in spellings.split()
 }
-_SCALE: Final = {"k": 1e3, "thousand": 1e3, "million": 1e6, "m": 1e6, "billion": 1e9, "bn": 1e9, "trillion": 1e12,
-                 "千": 1e3, "万": 1e4, "百万": 1e6, "千万": 1e7, "亿": 1e8, "dozen": 12.0, "hundred": 100.0}
+_SCALE: Final = {
+    "k": 1e3,
+    "thousand": 1e3,
+    "million": 1e6,
+    "m": 1e6,
+    "billion": 1e9,
+    "bn": 1e9,
+    "trillion": 1e12,
+    "千": 1e3,
+    "万": 1e4,
+    "百万": 1e6,
+    "千万": 1e7,
+    "亿": 1e8,
+    "dozen": 12.0,
+    "hundred": 100.0,
+}
 _SMALL: Final = {
     word: float(value)
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen".split()
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+        ]
     )
-} | {word: 10.0 * (tens + 2) for tens, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())}
+} | {
+    word: 10.0 * (tens + 2)
+    for tens, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"])
+}
 _ZH_DIGITS: Final = {char: value for value, char in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0}
 _ZH_POWERS: Final = {"十": 10, "百": 100, "千": 1000}
 
@@ -79,8 +150,8 @@ _WORD_NUMBER: Final = re.compile(
     re.IGNORECASE,
 )
 _ZH_NUMBER: Final = re.compile(
-    rf"(?<![第])([零〇一二两三四五六七八九十百千]{{1,12}})(万|亿)?(公里|千米|米|厘米|公斤|千克|斤|克|吨|升|毫升|秒|分钟|个?小时|天|周|"
-    rf"个?星期|个?月|年|岁|美元|欧元|元|块|度|人|位|名|次|个|只|条|张|本|台|件|瓦)"
+    r"(?<![第])([零〇一二两三四五六七八九十百千]{1,12})(万|亿)?(公里|千米|米|厘米|公斤|千克|斤|克|吨|升|毫升|秒|分钟|个?小时|天|周|"
+    r"个?星期|个?月|年|岁|美元|欧元|元|块|度|人|位|名|次|个|只|条|张|本|台|件|瓦)"
 )
 _MONTHS: Final = (
     "january|february|march|april|may|june|july|august|september|october|november|december|jan|feb|mar|apr|jun|jul|aug|sept?|"
@@ -95,7 +166,8 @@ _DATE: Final = re.compile(
 )
 _RELATIVE: Final = re.compile(
     r"\b(?:today|tonight|tomorrow|yesterday|now|right now|nowadays|currently|current|latest|newest|recent|recently|"
-    r"this (?:week|month|year|morning|afternoon|evening|weekend|season)|(?:next|last) (?:week|month|year|weekend|night|season|"
+    r"this (?:week|month|year|morning|afternoon|evening|weekend|season)|"
+    r"(?:next|last) (?:week|month|year|weekend|night|season|"
     r"\w{3,6}day)|these days|at the moment|so far|up to date|just now)\b"
     r"|今天|今日|明天|后天|昨天|前天|现在|目前|当前|如今|最新|最近|近期|刚刚|今年|明年|去年|前年|本周|这周|上周|下周|本月|这个月|上个月|下个月|"
     r"今晚|今早|眼下|截至|实时|这几天",
@@ -143,7 +215,9 @@ def find_quantities(text: str) -> tuple[Quantity, ...]:
         if match.group(1).lower() == "one" and not (match.group(3) or match.group(4)):
             continue  # "which one"
         scale_word = (match.group(3) or "").lower()
-        found.append(Quantity(match.group(), value * _SCALE.get(scale_word, 1.0), _unit(match.group(4)), Span(*match.span())))
+        found.append(
+            Quantity(match.group(), value * _SCALE.get(scale_word, 1.0), _unit(match.group(4)), Span(*match.span()))
+        )
         if len(found) >= 3 * MAX_FOUND:
             break
     found.sort(key=lambda quantity: quantity.span)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from . import lexicon_en as en
+from .tables import word_set
 from .tokens import Token
 
 __all__ = ["Antecedent", "anaphora", "antecedents", "restore"]
@@ -21,16 +22,17 @@ _PLURAL: Final = frozenset(("they", "them", "their"))
 _PERSON: Final = frozenset(("he", "she", "him", "his", "her"))
 _POSSESSIVE: Final = frozenset(("its", "their", "his", "her"))
 _PRONOUNS: Final = _SINGULAR | _PLURAL | _PERSON | {"one", "ones"}
-_EVENT_VERBS: Final = frozenset("prevent fix stop avoid solve help happen cause".split())
-_WEATHER: Final = frozenset(
-    "hot cold warm dark late early raining snowing rain rains snow snows sunny cloudy windy freezing noon midnight".split()
+_EVENT_VERBS: Final = word_set("prevent fix stop avoid solve help happen cause")
+_WEATHER: Final = word_set(
+    "hot cold warm dark late early raining snowing rain rains snow snows sunny cloudy windy freezing noon midnight"
 )
-_IRREGULAR_PLURALS: Final = frozenset("people children men women mice feet teeth police geese".split())
-_NOUN_GERUNDS: Final = frozenset(
-    "learning engineering processing computing marketing banking testing programming printing parking accounting "
-    "housing funding trading mining balancing caching streaming".split()
+_IRREGULAR_PLURALS: Final = word_set("people children men women mice feet teeth police geese")
+_NOUN_GERUNDS: Final = word_set(
+    "learning engineering processing computing marketing banking testing programming printing "
+    "parking accounting "
+    "housing funding trading mining balancing caching streaming"
 )
-_GENERIC: Final = frozenset("people someone everyone companies others things".split())
+_GENERIC: Final = word_set("people someone everyone companies others things")
 
 
 class Antecedent(NamedTuple):
@@ -51,9 +53,7 @@ def _phrase_end(tokens: Sequence[Token], at: int, stop: int) -> int:
         if token.tag == "DET":
             if previous is not None and previous.low != "of":
                 break
-        elif token.tag in ("N", "NUM") or proper or low in _NOUN_GERUNDS:
-            pass
-        elif low == "of" and previous is not None:
+        elif token.tag in ("N", "NUM") or proper or low in _NOUN_GERUNDS or (low == "of" and previous is not None):
             pass
         elif token.tag in ("V", "VZ", "VG", "VD"):
             after_determiner = previous is not None and previous.tag == "DET"
@@ -86,7 +86,7 @@ def _is_plural(tokens: Sequence[Token], start: int, end: int) -> bool:
 def _candidate(text: str, tokens: Sequence[Token], start: int, end: int, *, who: bool = False) -> list[Antecedent]:
     if end <= start or end - start > _MAX_PHRASE or tokens[start].tag in ("PRON", "OBJ"):
         return []
-    if tokens[start].low in _GENERIC or tokens[end - 1].tag in ("DET", "PREP") and tokens[end - 1].text.islower():
+    if tokens[start].low in _GENERIC or (tokens[end - 1].tag in ("DET", "PREP") and tokens[end - 1].text.islower()):
         return []
     head = next((tokens[at - 1] for at in range(start + 1, end) if tokens[at].tag == "PREP"), tokens[end - 1])
     phrase = text[tokens[start].start : tokens[end - 1].end]
@@ -198,9 +198,9 @@ def anaphora(tokens: Sequence[Token], start: int, stop: int, main_stop: int, *, 
         token = tokens[at]
         if token.tag == "DET" and token.low not in _PRONOUNS and token.low not in en.WH_WORDS:
             nearer = nearer or at >= main_stop or at + 1 < main_stop
-        if token.low in _PRONOUNS and _refers(tokens, start, at, stop, event=event):
-            if at < main_stop or not nearer:
-                found.append(at)
+        meant = token.low in _PRONOUNS and (at < main_stop or not nearer)
+        if meant and _refers(tokens, start, at, stop, event=event):
+            found.append(at)
     return found
 
 
@@ -214,7 +214,7 @@ def _refers(tokens: Sequence[Token], start: int, at: int, stop: int, *, event: b
     if low in ("this", "that"):
         return (after is None or after.tag in ("AUX", "PUNCT")) and before is not None and before.tag in ("AUX", "V")
     if low == "it":
-        if before is not None and (before.low == "do" and ends or before.low == "about"):
+        if before is not None and ((before.low == "do" and ends) or before.low == "about"):
             return False
         if event and before is not None and before.low in _EVENT_VERBS:
             return False
@@ -262,7 +262,9 @@ def restore(
         match = next((one for one in offered if _agrees(token.low, one)), None)
         if match is None:
             continue
-        possessive = token.low in _POSSESSIVE and not (token.low == "her" and (at + 1 >= stop or tokens[at + 1].tag != "N"))
+        possessive = token.low in _POSSESSIVE and not (
+            token.low == "her" and (at + 1 >= stop or tokens[at + 1].tag != "N")
+        )
         if not possessive:
             edits.append((token.start, token.end, match.text))
             continue
@@ -271,5 +273,7 @@ def restore(
             owned = text[tokens[at + 1].start : tokens[owned_end - 1].end]
             edits.append((token.start, tokens[owned_end - 1].end, f"the {owned} of {match.text}"))
         else:
-            edits.append((token.start, token.end, match.text + ("'" if match.plural and match.text.endswith("s") else "'s")))
+            edits.append(
+                (token.start, token.end, match.text + ("'" if match.plural and match.text.endswith("s") else "'s"))
+            )
     return edits

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from functools import lru_cache
 from typing import Any, Final
 
 from .language import Language
+from .tables import word_set
 from .types import Span
 
 __all__ = ["split_sentences"]
 
-_ABBREVIATIONS: Final = frozenset(
-    "mr mrs ms dr prof st jr sr vs etc e.g i.e fig no inc ltd co corp dept approx al u.s u.k a.m p.m ca cf vol".split()
+_ABBREVIATIONS: Final = word_set(
+    "mr mrs ms dr prof st jr sr vs etc e.g i.e fig no inc ltd co corp dept approx al u.s u.k a.m p.m ca cf vol"
 )
 _LIST_MARK: Final = re.compile(r"\(?\d{1,2}[.)、．）]\s*|[-*•]\s+")
 _INLINE_LIST_MARK: Final = re.compile(r"(?<=[\s?？。.;；])(?=\(?\d{1,2}[.)、．）]\s*[^\W\d])")
@@ -67,7 +69,7 @@ def _list_items(line: str, start: int, end: int) -> list[tuple[int, int]]:
     """Cut one stretch again before inline list marks ("1) What is a stack? 2) What is a queue?")."""
     marks = [match.start() for match in _INLINE_LIST_MARK.finditer(line, start, end) if match.start() > start]
     edges = [start, *marks, end]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def split_sentences(text: str, language: Language) -> tuple[Span, ...]:

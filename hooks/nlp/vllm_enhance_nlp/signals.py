@@ -10,6 +10,7 @@ from typing import Final, Literal
 from . import lexicon_en as en
 from . import lexicon_zh as zh
 from .language import Language
+from .tables import word_set
 from .tokens import Token
 from .types import Span
 
@@ -32,23 +33,31 @@ class Direction:
 
 
 _ZH_NEGATION: Final = re.compile(
-    "|".join(sorted(zh.NEGATIONS, key=lambda word: -len(word))) + r"|(?P<skip>([\u4e00-\u9fff])[不没]\2|不但|不仅|不过|不管|不论|"
+    "|".join(sorted(zh.NEGATIONS, key=lambda word: -len(word)))
+    + r"|(?P<skip>([\u4e00-\u9fff])[不没]\2|不但|不仅|不过|不管|不论|"
     "不只|不光|不妨|差不多|不错|非常|非洲|无论|未来|没关系|不同|特别|区别|级别|性别|类别|分别|告别|别人|别的|别墅|无人机|无线|莫斯科|不锈钢|是非|"
     "有没有|是不是|能不能|会不会|要不要|可不可以|对不对|好不好)"
 )
 _ZH_COMPARATIVE: Final = re.compile("|".join(sorted(zh.COMPARATIVES, key=lambda word: -len(word))))
 _ENDINGS: Final = ("er", "est", "ier", "iest")
 # Bounded parts: each start costs at most the product of the bounds.
-_FROM_TO: Final = re.compile(r"\bfrom\s([^\n,.?!;]{1,40}?)\s(?:to|into|till|until)\s([^\n,.?!;]{1,40}?)(?=[,.?!;\n]|\s(?:by|in|with|for|on|and|or|"
-                             r"using|without|take|cost|via)\b|$)", re.IGNORECASE)
+_FROM_TO: Final = re.compile(
+    r"\bfrom\s([^\n,.?!;]{1,40}?)\s(?:to|into|till|until)\s([^\n,.?!;]{1,40}?)(?=[,.?!;\n]|\s(?:by|in|with|for|on|and|or|"
+    r"using|without|take|cost|via)\b|$)",
+    re.IGNORECASE,
+)
 _CONVERT: Final = re.compile(
     r"\b(?:convert|translate|change|turn|transform|migrate|switch|map|cast|transfer)(?:s|ing|ed)?\s([^\n,.?!;]{1,40}?)\s(?:to|into)\s"
     r"([^\n,.?!;]{1,40}?)(?=[,.?!;\n]|\s(?:by|in|with|for|on|and|using|without)\b|$)",
     re.IGNORECASE,
 )
 _ARROW: Final = re.compile(r"([\w.+#-]{1,30})\s?(?:->|→|=>|⇒)\s?([\w.+#-]{1,30})")
-_ZH_FROM_TO: Final = re.compile("(?:从|由)([^，。？！,\n]{1,20}?)(?:到|至|往|去|飞|转到|转)([^，。？！,\n]{1,20}?)(?=坐|乘|开|要|需|有|怎|如|多|的|最|[，。？！,\n]|$)")
-_ZH_CONVERT: Final = re.compile("(?:把|将)([^，。？！,\n]{1,20}?)(?:翻译成|译成|转换成|转换为|转成|转为|换成|改成|变成|迁移到|合并到|换算成)([^，。？！,\n]{1,20})")
+_ZH_FROM_TO: Final = re.compile(
+    "(?:从|由)([^，。？！,\n]{1,20}?)(?:到|至|往|去|飞|转到|转)([^，。？！,\n]{1,20}?)(?=[0-9]|坐|乘|开|要|需|有|怎|如|多|的|最|[，。？！,\n]|$)"
+)
+_ZH_CONVERT: Final = re.compile(
+    "(?:把|将)([^，。？！,\n]{1,20}?)(?:翻译成|译成|转换成|转换为|转成|转为|换成|改成|变成|迁移到|合并到|换算成)([^，。？！,\n]{1,20})"
+)
 
 
 def find_negations(text: str, language: Language, tokens: Sequence[Token]) -> tuple[Span, ...]:
@@ -66,7 +75,12 @@ def _compares(token: Token, following: Token | None) -> bool:
         return not (low in ("more", "most", "further") and following is None)
     if not low.endswith(_ENDINGS) or len(low) < 5 or low in en.NOT_COMPARATIVE or token.tag != "N":
         return False
-    return low.endswith("est") or following is None or following.low == "than" or following.tag in ("PUNCT", "N", "CC", "PREP")
+    return (
+        low.endswith("est")
+        or following is None
+        or following.low == "than"
+        or following.tag in ("PUNCT", "N", "CC", "PREP")
+    )
 
 
 def find_comparatives(text: str, language: Language, tokens: Sequence[Token]) -> tuple[Span, ...]:
@@ -76,7 +90,9 @@ def find_comparatives(text: str, language: Language, tokens: Sequence[Token]) ->
         return tuple(span for _, span in zip(range(MAX_FOUND), spans, strict=False))
     found = []
     for at, token in enumerate(tokens):
-        if token.tag in ("N", "ADV", "DET", "PREP", "V", "VD") and _compares(token, tokens[at + 1] if at + 1 < len(tokens) else None):
+        if token.tag in ("N", "ADV", "DET", "PREP", "V", "VD") and _compares(
+            token, tokens[at + 1] if at + 1 < len(tokens) else None
+        ):
             found.append(Span(token.start, token.end))
             if len(found) == MAX_FOUND:
                 break
@@ -84,7 +100,7 @@ def find_comparatives(text: str, language: Language, tokens: Sequence[Token]) ->
 
 
 def find_directions(text: str, language: Language) -> tuple[Direction, ...]:
-    """"from A to B", "convert A to B", "A -> B", 从A到B, 把A换成B, in order and disjoint, at most `MAX_FOUND`."""
+    """ "from A to B", "convert A to B", "A -> B", 从A到B, 把A换成B, in order and disjoint, at most `MAX_FOUND`."""
     patterns = [_ARROW] if "->" in text or "→" in text or "=>" in text or "⇒" in text else []
     patterns += [_ZH_FROM_TO, _ZH_CONVERT] if language == "zh" else [_FROM_TO, _CONVERT]
     found: list[Direction] = []
@@ -118,11 +134,23 @@ _ZH_TYPES: Final[tuple[tuple[re.Pattern[str], QuestionType], ...]] = (
 )
 _ZH_REQUEST: Final = re.compile("^(?:请(?!问)|" + "|".join(map(re.escape, zh.REQUEST_VERBS[3:])) + ")")
 _EN_TYPES: Final[dict[str, QuestionType]] = {
-    "what": "what", "what's": "what", "who": "who", "whom": "who", "who's": "who", "whose": "whose", "which": "which",
-    "when": "when", "when's": "when", "where": "where", "where's": "where", "why": "why", "why's": "why", "how": "how",
+    "what": "what",
+    "what's": "what",
+    "who": "who",
+    "whom": "who",
+    "who's": "who",
+    "whose": "whose",
+    "which": "which",
+    "when": "when",
+    "when's": "when",
+    "where": "where",
+    "where's": "where",
+    "why": "why",
+    "why's": "why",
+    "how": "how",
     "how's": "how",
 }
-_QUANTITY_AFTER_HOW: Final = frozenset("many much long far old tall big large deep high often fast heavy wide few".split())
+_QUANTITY_AFTER_HOW: Final = word_set("many much long far old tall big large deep high often fast heavy wide few")
 
 
 def question_type(text: str, language: Language, tokens: Sequence[Token]) -> QuestionType:
@@ -150,7 +178,12 @@ def _english_type(text: str, tokens: Sequence[Token]) -> QuestionType:
         if token.tag == "WH" and (asks or opens):
             if token.low == "how" and at + 1 < len(tokens) and tokens[at + 1].low in _QUANTITY_AFTER_HOW:
                 return "quantity"
-            if token.low in ("when", "which", "who", "whose", "where") and asks and not opens and not _asks_later(tokens, at):
+            if (
+                token.low in ("when", "which", "who", "whose", "where")
+                and asks
+                and not opens
+                and not _asks_later(tokens, at)
+            ):
                 continue  # "the tool which …", "when it rains" inside another question
             return _EN_TYPES.get(token.low, "what")
         if token.tag == "AUX" and opens and asks:

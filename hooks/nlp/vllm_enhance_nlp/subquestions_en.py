@@ -75,8 +75,10 @@ class _Reader:
         opened = connective is not None and connective.spans[0].start == clause.span.start
         if opened and connective is not None and connective.role in ("subordinator", "phrase"):
             return "subordinate"
-        while at < stop and (tokens[at].low in ("so", "ok", "okay", "well", "then", "also", "please", "now") or
-                             tokens[at].tag == "PUNCT" and tokens[at].low == ","):
+        while at < stop and (
+            tokens[at].low in ("so", "ok", "okay", "well", "then", "also", "please", "now")
+            or (tokens[at].tag == "PUNCT" and tokens[at].low == ",")
+        ):
             at += 1
         if at >= stop:
             return "statement"
@@ -280,10 +282,13 @@ class _Reader:
         pieces.append(self.text[at : unit.end])
         body = "".join(pieces).strip(_END)
         text = f"{unit.context} {body}" if unit.context else body
-        restored = bool(edits or unit.prefix and unit.kind != "request" and index or unit.context or unit.restored)
+        restored = bool(edits or (unit.prefix and unit.kind != "request" and index) or unit.context or unit.restored)
         closed = self.text[unit.end - 1 : unit.end] in ".!"
-        return SubQuestion(_capital(text) + (self.text[unit.end - 1] if closed else unit.polite),
-                           Span(min(unit.opening, unit.end), unit.end), restored)
+        return SubQuestion(
+            _capital(text) + (self.text[unit.end - 1] if closed else unit.polite),
+            Span(min(unit.opening, unit.end), unit.end),
+            restored,
+        )
 
     def _offers(self, index: int) -> list[Antecedent]:
         for unit in reversed(self.units[max(0, index - 6) : index]):

@@ -18,7 +18,9 @@ _MAX_CONTEXT: Final = 500  # characters of context repeated in front of each sub
 _ASKS: Final = re.compile(
     "|".join(map(re.escape, sorted(zh.QUESTION_MARKERS, key=lambda word: -len(word)))) + r"|([\u4e00-\u9fff])[不没]\1"
 )
-_NOT_ASKING: Final = re.compile("无论|不管|不论|没什么|没有什么|不知道|几乎|好几|多少有些|谁都|什么都|哪都|怎么也|几[个天]就")
+_NOT_ASKING: Final = re.compile(
+    "无论|不管|不论|没什么|没有什么|不知道|几乎|好几|多少有些|谁都|什么都|哪都|怎么也|几[个天]就"
+)
 _REQUEST: Final = re.compile("^(?:你好[，,]?)?(?:请(?!问|假|客|教)|" + "|".join(map(re.escape, zh.REQUEST_VERBS)) + ")")
 _POLITE: Final = re.compile("^(请问|请帮我|请你|麻烦你|麻烦|请|帮我)")
 _LEADING: Final = re.compile("^(?:并且|并|以及|而且|另外|此外|还有|同时|然后|那么|那|和|与|且)[，,]?")

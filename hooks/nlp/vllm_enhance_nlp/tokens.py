@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from . import lexicon_en as en
+from .tables import word_set
 
 __all__ = ["Tag", "Token", "tokenize"]
 
@@ -30,13 +31,14 @@ class Token(NamedTuple):
 # Words keep inner apostrophes, hyphens and dots (don't, two-factor, 22.04, e.g); all else is one mark a token.
 _TOKEN: Final = re.compile(r"[^\W_](?:[\w]|['’\-./@:+#&](?=\w)|[+#](?!\w))*|\S")
 _NUMBER: Final = re.compile(r"[\d.,:/\-]+(?:st|nd|rd|th|%)?$")
-_ADVERBS: Final = frozenset(
-    "also then not just only even still already always never often usually really too now soon again later easily "
-    "instead maybe perhaps generally actually".split()
+_ADVERBS: Final = word_set(
+    "also then not just only even still already always never often usually really too now soon "
+    "again later easily "
+    "instead maybe perhaps generally actually"
 )
 # Forms that are far more often nouns or adjectives than verbs when nothing licenses the verb.
-_POSSESSIVE_OR_ARTICLE: Final = frozenset(
-    "a an the my your his her its our their these those some any no every each another 's".split()
+_POSSESSIVE_OR_ARTICLE: Final = word_set(
+    "a an the my your his her its our their these those some any no every each another 's"
 )
 
 
@@ -100,10 +102,10 @@ def _tag(low: str, previous: Token | None) -> Tag:
         return "N"
     tag = _open_class(low)
     # After an article or possessive a verb form is a noun: "the train", "a good drive" keeps its guess.
-    if tag in ("V", "VZ") and previous is not None:
-        if previous.low in _POSSESSIVE_OR_ARTICLE or (previous.tag == "PREP" and tag == "V"):
-            return "N"
-    return tag
+    if previous is None or tag not in ("V", "VZ"):
+        return tag
+    nominal = previous.low in _POSSESSIVE_OR_ARTICLE or (previous.tag == "PREP" and tag == "V")
+    return "N" if nominal else tag
 
 
 def tokenize(text: str) -> list[Token]:

@@ -7,9 +7,7 @@ from typing import Literal, NamedTuple
 
 __all__ = ["Clause", "Connective", "Role", "Sense", "Span", "SubQuestion"]
 
-Sense = Literal[
-    "conjunction", "contrast", "cause", "condition", "time", "alternative", "purpose", "comparison"
-]
+Sense = Literal["conjunction", "contrast", "cause", "condition", "time", "alternative", "purpose", "comparison"]
 Role = Literal["coordinator", "subordinator", "phrase", "adverb"]
 
 
