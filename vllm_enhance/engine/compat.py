@@ -45,11 +45,9 @@ def _parameters(function: Any) -> set[str]:
     return set(inspect.signature(function).parameters)
 
 
-def _factories_are_classmethods() -> bool:
-    return all(
-        isinstance(inspect.getattr_static(_async_llm(), name), classmethod)
-        for name in ("from_vllm_config", "from_engine_args")
-    )
+def _class_makes_itself() -> bool:
+    own = vars(_async_llm()).get("__new__")
+    return own is None or getattr(own, "__module__", "").startswith("vllm_enhance")
 
 
 def _add_request_arguments() -> bool:
@@ -126,7 +124,7 @@ def _replay() -> bool:
 
 
 PROBES: tuple[Probe, ...] = (
-    Probe("AsyncLLM factories are class methods", _factories_are_classmethods, "the engine client cannot be swapped"),
+    Probe("AsyncLLM has no constructor of its own", _class_makes_itself, "the engine client cannot be swapped"),
     Probe("AsyncLLM.add_request takes the known arguments", _add_request_arguments, "requests cannot be read"),
     Probe("AsyncLLM.add_request makes its collector by name", _collector_is_looked_up, "answers cannot be recorded"),
     Probe("AsyncLLM.generate reads from the collector", _generate_uses_collector, "answers cannot be replayed"),

@@ -91,7 +91,7 @@ class Patch:
         if self.target in STATE.applied:
             return
         owner, name = self._owner()
-        original = owner.__dict__[name]
+        original = vars(owner).get(name, getattr(owner, name))
         STATE.applied[self.target] = (owner, name, original)
         setattr(owner, name, self.wrap(original))
 
@@ -159,18 +159,17 @@ def _read_flags(original: classmethod[Any, Any, Any]) -> classmethod[Any, Any, A
     return classmethod(from_cli_args)
 
 
-def _swap_class(original: classmethod[Any, Any, Any]) -> classmethod[Any, Any, Any]:
-    @functools.wraps(original.__func__)
-    def factory(cls: Any, *args: Any, **kwargs: Any) -> Any:
+def _swap_class(original: Any) -> staticmethod[Any, Any]:
+    def __new__(cls: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
         from vllm.v1.engine.async_llm import AsyncLLM
 
         if cls is AsyncLLM and STATE.on:
             from vllm_enhance.engine.client import EnhancedAsyncLLM
 
             cls = EnhancedAsyncLLM
-        return original.__func__(cls, *args, **kwargs)
+        return object.__new__(cls)
 
-    return classmethod(factory)
+    return staticmethod(__new__)
 
 
 def _swap_collector(original: Any) -> Any:
@@ -210,18 +209,11 @@ PATCHES: tuple[Patch, ...] = (
         always=True,
     ),
     Patch(
-        "vllm.v1.engine.async_llm:AsyncLLM.from_vllm_config",
+        "vllm.v1.engine.async_llm:AsyncLLM.__new__",
         _swap_class,
-        why="Servers and libraries make the engine client through this factory.",
+        why="Servers and libraries make the engine client in several ways, some before the plugin is loaded.",
         how="Makes an `EnhancedAsyncLLM` where plain `AsyncLLM` was asked for; subclasses of others are left alone.",
         goes_away="vLLM has a setting for the engine client's class.",
-    ),
-    Patch(
-        "vllm.v1.engine.async_llm:AsyncLLM.from_engine_args",
-        _swap_class,
-        why="As above, for libraries.",
-        how="As above.",
-        goes_away="As above.",
     ),
     Patch(
         "vllm.v1.engine.async_llm:RequestOutputCollector",
