@@ -25,6 +25,7 @@ from vllm_enhance.engine.collector import EnhancedRequestOutputCollector, leadin
 from vllm_enhance.engine.inflight import Generation
 from vllm_enhance.engine.invalidation import watched
 from vllm_enhance.engine.lookups import first_answer
+from vllm_enhance.engine.replay import Reader
 from vllm_enhance.engine.runtime import Runtime
 from vllm_enhance.engine.tape import Tape
 from vllm_enhance.errors import DirectiveError, RequestRejected
@@ -112,15 +113,13 @@ class EnhancedAsyncLLM(AsyncLLM):
         """Play a stored answer; ``None`` when it cannot be played, which is a counted fault and a miss."""
         try:
             record = _record_of(runtime, call, answer)
-            tape = Tape(len(record.choices))
+            tape = Tape(call.params.n)
             tape.load(record)
-            if len(record.choices) != call.params.n:
-                raise ValueError("the record has another number of choices")
-            collector = self._collector(runtime, call)
-            collector.play(call.reader(tape))
+            collector = self._collector(runtime, call, call.reader(tape))
         except Exception as error:
             runtime.fault("replay", error)
             return None
+        runtime.table.enter(collector, call.request_id)
         runtime.decide(call, collector, _hit(answer))
         self._watch_replay(runtime, call, collector, record, answer.source, answer.similarity)
         return collector
@@ -178,17 +177,17 @@ class EnhancedAsyncLLM(AsyncLLM):
         if generation.failure is not None or generation.tape.unusable is not None or not generation.readers:
             return None
         try:
-            collector = self._collector(runtime, call)
-            collector.generation = generation
-            collector.play(call.reader(generation.tape))
+            collector = self._collector(runtime, call, call.reader(generation.tape))
+            collector.joined, collector.generation = True, generation
             generation.readers.add(collector)
             if not collector.final_only:
                 self._report_each_step(generation)
         except Exception as error:
             runtime.fault("join", error)
             return None
+        runtime.table.enter(collector, call.request_id)
         runtime.decide(call, collector, Decision(Source.JOINED))
-        runtime.metrics.gauge("vllm_enhance_joined_requests", runtime.table.num_readers)
+        runtime.gauge_readers()
 
         def closed(collector: EnhancedRequestOutputCollector) -> None:
             self._left(runtime, collector)
@@ -264,7 +263,7 @@ class EnhancedAsyncLLM(AsyncLLM):
         collector.on_fault = runtime.fault
         collector.on_close = lambda each: runtime.safely(lambda: self._left(runtime, each), None)
         runtime.table.enter(collector, call.request_id)
-        runtime.metrics.gauge("vllm_enhance_inflight_generations", len(runtime.table))
+        runtime.gauge_readers()
         if undecided and generation.first_token_at is None:
             generation.on_first_token = lambda each: runtime.decide(call, collector, miss)
         else:
@@ -328,11 +327,12 @@ class EnhancedAsyncLLM(AsyncLLM):
             runtime.finished(call, runtime.new_record(generation), outcome)
         finally:
             runtime.table.close(generation)
+            runtime.gauge_readers()
 
     def _left(self, runtime: Runtime, collector: EnhancedRequestOutputCollector) -> None:
         """A caller has read to the end (``generate`` closes its collector whatever happened)."""
         engine_id = runtime.table.leave(collector)
-        runtime.metrics.gauge("vllm_enhance_inflight_generations", len(runtime.table))
+        runtime.gauge_readers()
         if engine_id is not None:
             task = asyncio.ensure_future(super().abort([engine_id], internal=True))
             runtime.races.add(task)
@@ -360,11 +360,11 @@ class EnhancedAsyncLLM(AsyncLLM):
 
     # ------------------------------------------------------------------ small parts
 
-    def _collector(self, runtime: Runtime, call: Call) -> EnhancedRequestOutputCollector:
+    def _collector(self, runtime: Runtime, call: Call, reader: Reader) -> EnhancedRequestOutputCollector:
         internal_id = f"{call.request_id}-{secrets.token_hex(4)}"
         collector = EnhancedRequestOutputCollector(call.params.output_kind, internal_id)
         collector.on_fault = runtime.fault
-        runtime.table.enter(collector, call.request_id)
+        collector.play(reader)  # before it is entered anywhere: a record that cannot be played shows here
         return collector
 
     @property

@@ -30,6 +30,7 @@ class EnhancedRequestOutputCollector(RequestOutputCollector):
 
     Attributes:
         generation: what it leads or has joined.
+        joined: whether it reads another request's generation.
         reader: its place on a tape, when it plays one.
         decision: how the request was answered, once known.
         on_fault: told about exceptions of ours.
@@ -45,6 +46,7 @@ class EnhancedRequestOutputCollector(RequestOutputCollector):
         self.decision: Decision | None = None
         self.make_reader: Callable[[], Reader] | None = None
         self.on_close: Callable[[EnhancedRequestOutputCollector], None] | None = None
+        self.joined = False
         self._played = False
         self.generation = leading.get()
         if self.generation is not None:

@@ -71,7 +71,7 @@ class Control:
         worst = max((RANK.get(report.status, 1) for report in reports), default=0)
         return {
             "status": next(name for name, rank in RANK.items() if rank == worst),
-            "components": {r.component: {"status": r.status, "detail": r.detail} for r in reports},
+            "components": [{"component": r.component, "status": r.status, "detail": r.detail} for r in reports],
         }
 
     async def stats(self) -> dict[str, Any]:
@@ -136,15 +136,18 @@ class Control:
                 runtime.forget("operator")
             else:
                 self.metrics.count("vllm_enhance_invalidations", 1, "operator")
-        return {"scope": scope.kind, "dry_run": scope.dry_run, "count": sum(counts.values()), "by_hook": counts}
+        return {"scope": scope.kind, "dry_run": scope.dry_run, "removed": sum(counts.values()), "by_hook": counts}
 
     async def feedback(self, request_id: str, verdict: str) -> dict[str, Any]:
-        """An answer was wrong, or right: the entry goes, or is confirmed."""
+        """Take a verdict on an answer: a wrong one is forgotten.
+
+        Raises:
+            LookupError: no such request is remembered.
+        """
         entry = self.explain(request_id)
-        if entry is None or not entry.get("key"):
-            return {"found": False, "forgotten": 0}
-        forgotten = 0
-        if verdict == "wrong":
-            result = await self.invalidate(InvalidationScope("key", entry["key"]))
-            forgotten = result["count"]
-        return {"found": True, "forgotten": forgotten}
+        if entry is None:
+            raise LookupError(request_id)
+        removed = 0
+        if verdict == "wrong" and entry.get("key"):
+            removed = (await self.invalidate(InvalidationScope("key", entry["key"])))["removed"]
+        return {"request_id": entry["request_id"], "verdict": verdict, "removed": removed}

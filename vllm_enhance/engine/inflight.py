@@ -116,12 +116,14 @@ class InflightTable:
         self._by_key: dict[bytes, Generation] = {}
         self._readers: dict[str, EnhancedRequestOutputCollector] = {}
         self._by_external: dict[str, set[str]] = {}
+        self.num_joined = 0
 
     def __len__(self) -> int:
         return len(self._by_key)
 
     @property
     def num_readers(self) -> int:
+        """Callers that read an answer now, from the engine or from a tape."""
         return len(self._readers)
 
     def get(self, key: bytes) -> Generation | None:
@@ -142,6 +144,7 @@ class InflightTable:
         """Remember a reader under its internal and external id."""
         reader.external_id = external_id
         self._readers[reader.request_id] = reader
+        self.num_joined += reader.joined
         self._by_external.setdefault(external_id, set()).add(reader.request_id)
 
     def leave(self, reader: EnhancedRequestOutputCollector) -> str | None:
@@ -152,6 +155,7 @@ class InflightTable:
         """
         if self._readers.pop(reader.request_id, None) is None:
             return None
+        self.num_joined -= reader.joined
         names = self._by_external.get(reader.external_id, set())
         names.discard(reader.request_id)
         if not names:

@@ -183,9 +183,12 @@ def _add_endpoints(original: Callable[..., Any]) -> Callable[..., Any]:
     def load_endpoint_plugins(*args: Any, **kwargs: Any) -> Any:
         found = list(original(*args, **kwargs))
         if STATE.settings is not None:
-            from vllm_enhance.server.endpoint import EnhanceEndpointPlugin
+            try:
+                from vllm_enhance.server.endpoint import EnhanceEndpoint
 
-            found.append(EnhanceEndpointPlugin())
+                found.append(EnhanceEndpoint(STATE.settings))
+            except Exception:
+                logger.exception("Cache-Status headers and the /v1/enhance routes are missing")
         return found
 
     return load_endpoint_plugins
@@ -261,6 +264,7 @@ def activate(settings: Settings) -> None:
     from vllm_enhance.engine.compat import TESTED, failed_probes
     from vllm_enhance.errors import UnsupportedEngineError
 
+    _share_log_handlers()
     STATE.settings = settings
     STATE.metrics = STATE.metrics or Metrics()
     _plugins()
@@ -381,6 +385,15 @@ def _table() -> SettingsTable:
         return _plugins().settings_table()
     except ConfigurationError:
         return SettingsTable(CORE_SETTINGS)
+
+
+def _share_log_handlers() -> None:
+    """Log where vLLM logs: it sets up handlers for its own name only (``vllm/logger.py``)."""
+    theirs = logging.getLogger("vllm")
+    if theirs.handlers and not logger.handlers:
+        logger.handlers = theirs.handlers
+        logger.setLevel(theirs.level)
+        logger.propagate = False
 
 
 def _new_epoch_file() -> Path:

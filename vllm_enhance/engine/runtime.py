@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import vllm_enhance
 from vllm_enhance.context import HookContext
 from vllm_enhance.dispatch import Dispatcher
 from vllm_enhance.engine.call import Call
@@ -125,6 +126,18 @@ class Runtime:
         await self.dispatcher.startup(context, self.plugins.drop)
         self.metrics.gauge("vllm_enhance_enabled", 1)
         self._started = True
+        logger.info(
+            "vllm-enhance %s is on: hooks %s; joined generations %s; sampled answers are %s; identity %s",
+            vllm_enhance.__version__,
+            ", ".join(plugin.name for plugin in self.plugins.loaded) or "none",
+            "on" if self.coalesce else "off",
+            "reused too (--enhance-cache-sampled off reuses only greedy and seeded ones)"
+            if self.cache_sampled
+            else "not reused",
+            self.identity.hex()[:8],
+        )
+        for name, reason in self.plugins.broken.items():
+            logger.error("hook package %s is left out: %s", name, reason)
 
     async def stop(self) -> None:
         """Stop the hooks; requests go past the plugin from now on. Safe to call twice."""
@@ -263,6 +276,11 @@ class Runtime:
             notes=context.notes,
             decided_seconds=call.marks["decided"] - call.marks["arrived"],
         )
+
+    def gauge_readers(self) -> None:
+        """Show how many generations run and how many requests read along with another's."""
+        self.metrics.gauge("vllm_enhance_inflight_generations", len(self.table))
+        self.metrics.gauge("vllm_enhance_joined_requests", self.table.num_joined)
 
     def saved(self, record: GenerationRecord) -> None:
         """Book what a reused answer did not cost."""
