@@ -13,7 +13,7 @@ housekeeping. A horizon only moves forward, so two copies of it merge in any ord
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
@@ -217,6 +217,10 @@ class Store(Protocol):
 
     async def clear(self, scope: InvalidationScope) -> int:
         """Drop, or with ``dry_run`` count, the entries in ``scope``; how many. Does not move the horizon."""
+        ...
+
+    def scan(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        """Keys and values one by one, for an export; an entry that comes or goes meanwhile may be missed."""
         ...
 
     async def horizon(self) -> Horizon:

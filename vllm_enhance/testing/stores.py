@@ -1,0 +1,415 @@
+"""The suite that every shared store passes, ours and third parties'.
+
+A store's own test is a subclass that says how to open it::
+
+    class TestMyStore(StoreContract):
+        @asynccontextmanager
+        async def open(self) -> AsyncIterator[Store]:
+            store = MyStore(...)
+            yield store
+            await store.close()
+
+The tests are coroutines; run them with pytest-asyncio. :class:`StoreMachine` is the same idea for hypothesis: random
+operations against a dict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from vllm_enhance.errors import DirectiveError
+from vllm_enhance.stores import EntryTags, Horizon, Store, matcher
+from vllm_enhance.types import InvalidationScope
+
+__all__ = ["StoreContract", "StoreMachine", "store_key"]
+
+T = TypeVar("T")
+
+ALL = InvalidationScope("all")
+ALICE, BOB = b"a" * 16, b"b" * 16
+
+
+def store_key(number: int) -> bytes:
+    """A 32-byte key for tests."""
+    return number.to_bytes(32, "big")
+
+
+def _tags(tenant: bytes = b"", model: str = "m", age: float = 0.0) -> EntryTags:
+    return EntryTags(tenant, model, time.time() - age)
+
+
+@pytest.mark.asyncio
+class StoreContract:
+    """What a store does, as tests.
+
+    Attributes:
+        keeps: ``False`` for a store that by design keeps nothing.
+        shared: whether two stores opened at once see the same entries; then :meth:`open` is entered twice.
+        ttl: seconds an entry of the expiry tests lives; the tests wait a little longer.
+    """
+
+    keeps = True
+    shared = False
+    ttl = 0.15
+
+    def open(self) -> AbstractAsyncContextManager[Store]:
+        """A store, empty at the first entry within a test; closed at exit."""
+        raise NotImplementedError
+
+    def value_of(self, text: bytes, key: bytes, tags: EntryTags) -> bytes:
+        """Bytes to store. A store that reads tags out of the value overrides this to put them there."""
+        return text
+
+    async def put(self, store: Store, number: int, text: bytes = b"v", *, ttl: float = 60.0, **tags: Any) -> bytes:
+        """Store ``text`` under key ``number``; the value as it must come back."""
+        key, its_tags = store_key(number), _tags(**tags)
+        value = self.value_of(text, key, its_tags)
+        await store.put(key, value, ttl=ttl, tags=its_tags)
+        return value
+
+    # ------------------------------------------------------------------ entries
+
+    async def test_absent_is_none(self) -> None:
+        async with self.open() as store:
+            assert await store.get(store_key(1)) is None
+            assert await store.delete(store_key(1)) is False
+
+    async def test_what_is_put_comes_back_byte_for_byte(self) -> None:
+        async with self.open() as store:
+            for text in (b"", b"\x00\xff" * 500, secrets.token_bytes(300_000)):
+                value = await self.put(store, 1, text)
+                assert await store.get(store_key(1)) == (value if self.keeps else None)
+
+    async def test_the_latest_put_wins(self) -> None:
+        async with self.open() as store:
+            await self.put(store, 1, b"old")
+            value = await self.put(store, 1, b"new")
+            assert await store.get(store_key(1)) == (value if self.keeps else None)
+
+    async def test_deleted_is_gone(self) -> None:
+        async with self.open() as store:
+            await self.put(store, 1)
+            assert await store.delete(store_key(1)) is self.keeps
+            assert await store.get(store_key(1)) is None
+
+    async def test_an_entry_ends_by_itself(self) -> None:
+        async with self.open() as store:
+            await self.put(store, 1, ttl=self.ttl)
+            await self.put(store, 2, ttl=60.0)
+            await asyncio.sleep(self.ttl * 1.5)
+            assert await store.get(store_key(1)) is None
+            assert await store.delete(store_key(1)) is False
+            assert await store.clear(InvalidationScope("all", dry_run=True)) == (1 if self.keeps else 0)
+
+    async def test_many_at_once(self) -> None:
+        async with self.open() as store:
+            values = await asyncio.gather(*(self.put(store, n, b"%d" % n) for n in range(100)))
+            found = await asyncio.gather(*(store.get(store_key(n)) for n in range(100)))
+            assert found == (values if self.keeps else [None] * 100)
+
+    async def test_a_cancelled_call_harms_no_other(self) -> None:
+        async with self.open() as store:
+            values = [await self.put(store, n, b"%d" % n * 1000) for n in range(20)]
+            for wait in (0.0, 0.0001, 0.0005):
+                doomed = [asyncio.ensure_future(store.get(store_key(n))) for n in range(20)]
+                await asyncio.sleep(wait)
+                for task in doomed:
+                    task.cancel()
+                await asyncio.gather(*doomed, return_exceptions=True)
+                found = [await store.get(store_key(n)) for n in range(20)]
+                assert found == (values if self.keeps else [None] * 20)
+
+    async def test_scan_shows_each_entry_once(self) -> None:
+        async with self.open() as store:
+            expected = {store_key(n): await self.put(store, n) for n in range(150)}
+            pairs = [pair async for pair in store.scan()]
+            assert len(pairs) == len(dict(pairs))
+            assert dict(pairs) == (expected if self.keeps else {})
+
+    # ------------------------------------------------------------------ forgetting
+
+    @pytest.mark.parametrize(
+        ("kind", "value", "numbers"),
+        [
+            ("all", None, {1, 2, 3}),
+            ("key", store_key(2).hex(), {2}),
+            ("tenant", BOB.hex(), {2, 3}),
+            ("model", "m", {1, 2}),
+            ("age", "50", {1, 2}),
+            ("tenant", (b"c" * 16).hex(), set()),
+        ],
+    )
+    async def test_clear_drops_what_it_counts(self, kind: str, value: str | None, numbers: set[int]) -> None:
+        async with self.open() as store:
+            await self.put(store, 1, tenant=ALICE, model="m", age=100.0)
+            await self.put(store, 2, tenant=BOB, model="m", age=100.0)
+            await self.put(store, 3, tenant=BOB, model="other")
+            expected = len(numbers) if self.keeps else 0
+            assert await store.clear(InvalidationScope(kind, value, dry_run=True)) == expected
+            assert await store.clear(InvalidationScope(kind, value)) == expected
+            assert await store.clear(InvalidationScope(kind, value)) == 0
+            for number in (1, 2, 3):
+                assert (await store.get(store_key(number)) is not None) == (self.keeps and number not in numbers)
+
+    async def test_clear_of_many(self) -> None:
+        async with self.open() as store:
+            await asyncio.gather(*(self.put(store, n) for n in range(1300)))
+            assert await store.clear(ALL) == (1300 if self.keeps else 0)
+
+    async def test_clear_refuses_nonsense(self) -> None:
+        if not self.keeps:
+            pytest.skip("keeps nothing, so any scope is empty")
+        async with self.open() as store:
+            for scope in (InvalidationScope("key", "xyz"), InvalidationScope("moon"), InvalidationScope("age", "old")):
+                with pytest.raises(DirectiveError):
+                    await store.clear(scope)
+
+    async def test_the_horizon_moves_forward(self) -> None:
+        async with self.open() as store:
+            before = await store.horizon()
+            assert before == Horizon()
+            for kind, value in (("tenant", BOB.hex()), ("model", "m"), ("key", store_key(7).hex()), ("age", "10")):
+                moved = await store.forget(InvalidationScope(kind, value))
+                assert await store.horizon() == moved
+            if not self.keeps:
+                return
+            assert moved.generation == 4
+            now = time.time()
+            assert not moved.admits(0, store_key(1), EntryTags(BOB, "x", now))
+            assert moved.admits(1, store_key(1), EntryTags(BOB, "x", now))
+            assert not moved.admits(1, store_key(1), EntryTags(ALICE, "m", now))
+            assert not moved.admits(2, store_key(7), EntryTags(ALICE, "x", now))
+            assert not moved.admits(4, store_key(1), EntryTags(ALICE, "x", now - 11))
+            assert moved.admits(0, store_key(1), EntryTags(ALICE, "x", now))
+            assert not (await store.forget(ALL)).admits(4, store_key(1), EntryTags(ALICE, "x", now))
+
+    async def test_concurrent_flushes_are_all_remembered(self) -> None:
+        if not self.keeps:
+            pytest.skip("keeps nothing")
+        async with self.open() as store:
+            await asyncio.gather(*(store.forget(InvalidationScope("key", store_key(n).hex())) for n in range(40)))
+            horizon = await store.horizon()
+            assert horizon.generation == 40
+            assert sorted(horizon.keys.values()) == list(range(1, 41))
+
+    async def test_a_store_that_lost_its_memory_is_told(self) -> None:
+        if not self.keeps:
+            pytest.skip("keeps nothing")
+        async with self.open() as store:
+            await store.forget(InvalidationScope("model", "m"))
+            remembered = Horizon(9, 3, {BOB: 7}, {}, {store_key(1): 9}, 123.5)
+            merged = await store.restore(remembered)
+            assert merged == await store.horizon()
+            assert merged == remembered.merge(Horizon(1, models=merged.models))
+            assert list(merged.models.values()) == [1]
+            assert (await store.forget(ALL)).generation == 10
+
+    async def test_changed_returns_in_time(self) -> None:
+        async with self.open() as store:
+            started = time.monotonic()
+            await store.changed(0.05)
+            assert time.monotonic() - started < 0.5
+
+    # ------------------------------------------------------------------ leases
+
+    async def test_one_holder_at_a_time(self) -> None:
+        if not self.keeps:
+            pytest.skip("keeps nothing")
+        async with self.open() as store:
+            key = store_key(1)
+            assert not await store.leased(key)
+            won = await asyncio.gather(*(store.lease(key, b"%d" % n, 60.0) for n in range(20)))
+            assert sum(won) == 1
+            holder = b"%d" % won.index(True)
+            assert await store.leased(key)
+            assert await store.lease(key, holder, 60.0)
+            assert not await store.renew(key, b"thief", 60.0)
+            assert not await store.release(key, b"thief")
+            assert await store.renew(key, holder, 60.0)
+            assert await store.release(key, holder)
+            assert not await store.release(key, holder)
+            assert not await store.leased(key)
+            assert await store.lease(key, b"next", 60.0)
+
+    async def test_a_lease_lapses(self) -> None:
+        if not self.keeps:
+            pytest.skip("keeps nothing")
+        async with self.open() as store:
+            key = store_key(1)
+            assert await store.lease(key, b"dead", self.ttl)
+            assert not await store.lease(key, b"next", 60.0)
+            await asyncio.sleep(self.ttl * 1.5)
+            assert not await store.leased(key)
+            assert not await store.renew(key, b"dead", 60.0)
+            assert await store.lease(key, b"next", 60.0)
+
+    # ------------------------------------------------------------------ two at once
+
+    async def test_two_see_the_same(self) -> None:
+        if not self.shared:
+            pytest.skip("not shared")
+        async with self.open() as here, self.open() as there:
+            value = await self.put(here, 1)
+            assert await there.get(store_key(1)) == value
+            assert await here.lease(store_key(1), b"here", 60.0)
+            assert not await there.lease(store_key(1), b"there", 60.0)
+            moved = await there.forget(ALL)
+            assert await here.horizon() == moved
+            assert await there.clear(ALL) == 1
+            assert await here.get(store_key(1)) is None
+
+    async def test_a_flush_is_noticed_within_a_second(self) -> None:
+        if not self.shared:
+            pytest.skip("not shared")
+        async with self.open() as here, self.open() as there:
+            before = await here.horizon()
+            started = time.monotonic()
+            await there.forget(ALL)
+            while await here.horizon() == before:
+                assert time.monotonic() - started < 1.0
+                await here.changed(0.25)
+
+    # ------------------------------------------------------------------ the rest
+
+    async def test_stats_are_real(self) -> None:
+        async with self.open() as store:
+            await asyncio.gather(*(self.put(store, n, b"x" * 100) for n in range(10)))
+            stats = await store.stats()
+            assert stats.entries in (None, 10 if self.keeps else 0)
+            assert stats.nbytes is None or stats.nbytes >= (1000 if self.keeps else 0)
+
+    async def test_close_twice_is_once(self) -> None:
+        async with self.open() as store:
+            await store.put(store_key(1), b"v", ttl=60.0, tags=_tags())
+            await store.close()
+            await store.close()
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Random operations on a store and on a dict. Subclass with :meth:`open_store`, then use ``.TestCase``.
+
+    Time passes only where :meth:`advance` is overridden to move the store's clock.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.store: Store = self.run(self.open_store())
+        self.model: dict[bytes, tuple[bytes, EntryTags, float]] = {}
+        self.horizon = Horizon()
+        self.leases: dict[bytes, tuple[bytes, float]] = {}
+
+    async def open_store(self) -> Store:
+        """A store with nothing in it."""
+        raise NotImplementedError
+
+    def value_of(self, text: bytes, key: bytes, tags: EntryTags) -> bytes:
+        """See :meth:`StoreContract.value_of`."""
+        return text
+
+    def now(self) -> float:
+        """The store's clock, Unix time."""
+        return time.time()
+
+    def advance(self, seconds: float) -> float:
+        """Move the store's clock, if it can be moved; by how much."""
+        return 0.0
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(coroutine)
+
+    def teardown(self) -> None:
+        self.run(self.store.close())
+        self.runner.close()
+
+    def living(self) -> dict[bytes, tuple[bytes, EntryTags, float]]:
+        return {key: held for key, held in self.model.items() if held[2] > self.now()}
+
+    @rule(
+        number=st.integers(0, 7),
+        text=st.binary(max_size=40),
+        ttl=st.sampled_from([30.0, 100.0, 1000.0]),
+        tenant=st.sampled_from([b"", ALICE, BOB]),
+        model=st.sampled_from(["m", "other"]),
+        age=st.sampled_from([0.0, 500.0]),
+    )
+    def put(self, number: int, text: bytes, ttl: float, tenant: bytes, model: str, age: float) -> None:
+        key, tags = store_key(number), EntryTags(tenant, model, self.now() - age)
+        value = self.value_of(text, key, tags)
+        self.run(self.store.put(key, value, ttl=ttl, tags=tags))
+        self.model[key] = (value, tags, self.now() + ttl)
+
+    @rule(number=st.integers(0, 7))
+    def delete(self, number: int) -> None:
+        key = store_key(number)
+        assert self.run(self.store.delete(key)) == (key in self.living())
+        self.model.pop(key, None)
+
+    @rule(seconds=st.sampled_from([1.0, 29.0, 70.0, 500.0]))
+    def wait(self, seconds: float) -> None:
+        self.advance(seconds)
+
+    @rule(
+        kind=st.sampled_from(["all", "key", "tenant", "model", "age"]),
+        number=st.integers(0, 7),
+        tenant=st.sampled_from([ALICE, BOB]),
+        age=st.sampled_from(["250", "2000"]),
+        dry_run=st.booleans(),
+    )
+    def clear(self, kind: str, number: int, tenant: bytes, age: str, dry_run: bool) -> None:
+        value = {"all": None, "key": store_key(number).hex(), "tenant": tenant.hex(), "model": "m", "age": age}[kind]
+        scope = InvalidationScope(kind, value, dry_run=dry_run)
+        inside = matcher(scope, self.now())
+        doomed = [key for key, held in self.living().items() if inside(key, held[1])]
+        assert self.run(self.store.clear(scope)) == len(doomed)
+        if not dry_run:
+            for key in doomed:
+                del self.model[key]
+
+    @rule(kind=st.sampled_from(["all", "tenant", "model", "key"]), number=st.integers(0, 3))
+    def forget(self, kind: str, number: int) -> None:
+        value = {"all": None, "key": store_key(number).hex(), "tenant": ALICE.hex(), "model": f"m{number}"}[kind]
+        scope = InvalidationScope(kind, value)
+        self.horizon = self.horizon.forget(scope, self.now())
+        assert self.run(self.store.forget(scope)) == self.horizon
+
+    @rule(number=st.integers(0, 2), owner=st.sampled_from([b"x", b"y"]), ttl=st.sampled_from([20.0, 200.0]))
+    def lease(self, number: int, owner: bytes, ttl: float) -> None:
+        key = store_key(number)
+        free = self.holder(key) in (None, owner)
+        assert self.run(self.store.lease(key, owner, ttl)) is free
+        if free:
+            self.leases[key] = (owner, self.now() + ttl)
+
+    @rule(number=st.integers(0, 2), owner=st.sampled_from([b"x", b"y"]))
+    def release(self, number: int, owner: bytes) -> None:
+        key = store_key(number)
+        mine = self.holder(key) == owner
+        assert self.run(self.store.release(key, owner)) is mine
+        if mine:
+            del self.leases[key]
+
+    def holder(self, key: bytes) -> bytes | None:
+        owner, until = self.leases.get(key, (None, 0.0))
+        return owner if until > self.now() else None
+
+    @invariant()
+    def agrees(self) -> None:
+        expected = {key: held[0] for key, held in self.living().items()}
+
+        async def look() -> dict[bytes, bytes | None]:
+            return {store_key(n): await self.store.get(store_key(n)) for n in range(8)}
+
+        assert {key: value for key, value in self.run(look()).items() if value is not None} == expected
+        assert self.run(self.store.horizon()) == self.horizon
+        for number in range(3):
+            assert self.run(self.store.leased(store_key(number))) == (self.holder(store_key(number)) is not None)
