@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from vllm_enhance_similarity.encoders import EmbedderIdentity, Encoder
 
-__all__ = ["BatchingEmbedder", "Embedder", "Embedding", "EmbedderHealth", "Refusal"]
+__all__ = ["BatchingEmbedder", "Embedder", "EmbedderHealth", "Embedding", "Refusal"]
 
 Refusal = Literal["empty_text", "text_too_long", "embedder_busy", "embedder_deadline", "embedder_unavailable"]
 

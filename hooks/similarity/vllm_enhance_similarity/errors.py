@@ -1,13 +1,15 @@
 """Errors of the similarity hook; all stay inside it.
 
-    SimilarityError
-    └── EmbedderError
-        ├── EmbeddingBackendMissing     a package is not installed
-        ├── EmbeddingModelUnavailable   no such model, or the hub cannot be reached
-        └── EmbedderClosed              used after shutdown
+SimilarityError
+└── EmbedderError
+    ├── EmbeddingBackendMissing     a package is not installed
+    ├── EmbeddingModelUnavailable   no such model, or the hub cannot be reached
+    └── EmbedderClosed              used after shutdown
 """
 
 from __future__ import annotations
+
+from vllm_enhance.errors import EnhanceError
 
 __all__ = [
     "EmbedderClosed",
@@ -18,7 +20,7 @@ __all__ = [
 ]
 
 
-class SimilarityError(Exception):
+class SimilarityError(EnhanceError):
     """Base of every error this package raises on purpose."""
 
 

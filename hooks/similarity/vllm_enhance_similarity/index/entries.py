@@ -21,7 +21,7 @@ _FIXED_BYTES = 400  # Python objects of one entry, measured, rounded up
 class Entry(msgspec.Struct):
     """One stored question.
 
-    `key` names the record to replay. `group` names the answer: entries whose answers were judged the same share it.
+    `key` is the exact key of the request, `payload` its encoded answer. `group` names the answer: entries whose answers were judged the same share it.
     Times are seconds on the owner's wall clock; `expires` None means never.
     """
 
@@ -34,13 +34,14 @@ class Entry(msgspec.Struct):
     group: bytes
     created: float
     expires: float | None = None
+    payload: bytes = b""
 
     def is_live(self, now: float) -> bool:
         return self.expires is None or self.expires > now
 
     def size(self, vector_bytes: int) -> int:
         """Approximate bytes in memory."""
-        return _FIXED_BYTES + vector_bytes + len(self.key) + len(self.group) + 2 * len(self.text)
+        return _FIXED_BYTES + vector_bytes + len(self.key) + len(self.group) + len(self.payload) + 2 * len(self.text)
 
 
 class EntryTable:

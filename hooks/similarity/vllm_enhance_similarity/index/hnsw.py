@@ -148,9 +148,7 @@ class HnswIndex:
         import hnswlib
 
         graph = hnswlib.Index(space=SPACE, dim=self._dimension)
-        graph.init_index(
-            max_elements=capacity, M=self._parameters.m, ef_construction=self._parameters.ef_construction
-        )
+        graph.init_index(max_elements=capacity, M=self._parameters.m, ef_construction=self._parameters.ef_construction)
         graph.set_ef(self._parameters.ef_search)
         return graph
 

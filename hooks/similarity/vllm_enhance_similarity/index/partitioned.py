@@ -90,6 +90,7 @@ class PartitionedIndex:
         model: str = "",
         group: bytes = b"",
         expires: float | None = None,
+        payload: bytes = b"",
     ) -> Entry:
         """Store one question; the same key in the same partition is replaced. `group` defaults to the key.
 
@@ -102,7 +103,9 @@ class PartitionedIndex:
             before = self._table.find(partition, key)
             if before is not None:
                 self._drop(before)
-            entry = Entry(self._table.new_id(), key, partition, tenant, model, text, group or key, now, expires)
+            entry = Entry(
+                self._table.new_id(), key, partition, tenant, model, text, group or key, now, expires, payload
+            )
             self._make_room(entry)
             self.restore_entry(entry)
             self._index_of(partition).add([entry.id], row)
@@ -179,7 +182,7 @@ class PartitionedIndex:
         return dropped
 
     def maintain(self) -> bool:
-        """Promote or rebuild the one partition that needs it most urgently; True if there was one. Seconds, off-loop."""
+        """Promote or rebuild the largest partition that needs it; True if there was one. Seconds, off-loop."""
         with self._lock:
             waiting = [index for index in self._indexes.values() if index.needs_maintenance]
         if not waiting:

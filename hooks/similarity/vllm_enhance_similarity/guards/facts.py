@@ -1,0 +1,205 @@
+"""What a text says that an embedding blurs: numbers, negation, entities, order, question type, language, code.
+
+`read_facts` is pure; it reads one text once, and pairs are compared elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+import msgspec
+
+from vllm_enhance_similarity.guards import lexicon
+from vllm_enhance_similarity.guards.numbers import read_numbers
+from vllm_enhance_similarity.guards.questions import QuestionType, question_type
+
+__all__ = ["TextFacts", "is_cjk", "read_facts", "stem"]
+
+_TOKEN = re.compile(
+    r"[\u3400-\u4dbf\u4e00-\u9fff]|[a-zà-öø-ÿ]+(?:'[a-z]+)?|\d+(?:[.,:]\d+)*|[\u3040-\u30ff]+|[\uac00-\ud7af]+|"
+    r"[\u0400-\u04ff]+|[\u0600-\u06ff]+|[\u0900-\u097f]+|[c]\+\+|[%$€£¥]"
+)
+_CAPITAL = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ][\w'\u2019.+#-]*")
+_SENTENCE_START = re.compile(r"(?:^|[.?!:;\"(\[]\s*)$")
+_CODE = re.compile(
+    r"```|`[^`]+`|[{};]\s*$|\b(?:def|class|import|SELECT|function|var|const|#include)\b.*[(:;{*]|=>|==|\(\)|</?\w+>",
+    re.M,
+)
+_CODE_BLOCK = re.compile(r"```.*?(?:```|$)|`[^`\n]+`", re.S)
+_LINK = re.compile(r"https?://\S+|www\.\S+|\b[\w.+-]+@[\w-]+\.[\w.]+\b")
+_QUOTED = re.compile(r"\"([^\"]{1,80})\"|“([^”]{1,80})”|「([^」]{1,80})」|《([^》]{1,80})》|‘([^’]{1,80})’")
+_UNSURE_UNITS = frozenset(
+    ["pound", "stone", "foot", "feet", "yard", "won", "cup", "cups", "mi", "hp", "bit", "bits", "stones", "oz"]
+)
+_OR_NOT = re.compile(r"\b(?:whether )?or not\b|\bnot only\b|\bwhy not\b|\bno matter\b|\bif not\b|\bno\. ?\d")
+_SCRIPTS = (
+    ("zh", re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")),
+    ("ja", re.compile(r"[\u3040-\u30ff]")),
+    ("ko", re.compile(r"[\uac00-\ud7af]")),
+    ("ru", re.compile(r"[\u0400-\u04ff]")),
+    ("ar", re.compile(r"[\u0600-\u06ff]")),
+    ("hi", re.compile(r"[\u0900-\u097f]")),
+)
+
+
+class TextFacts(msgspec.Struct, frozen=True):
+    """One text, read. Tokens are lower-case words, or single characters in Chinese."""
+
+    tokens: tuple[str, ...]
+    stems: tuple[str, ...]
+    numbers: frozenset[str]
+    units: frozenset[tuple[str, str]]
+    negated: bool
+    entities: frozenset[str]
+    question: QuestionType
+    language: str
+    code: str
+    links: frozenset[str]
+    quoted: frozenset[str]
+
+    @property
+    def bag(self) -> frozenset[str]:
+        return frozenset(self.stems)
+
+
+@lru_cache(maxsize=8192)
+def read_facts(text: str) -> TextFacts:
+    """Read one text; a few tens of microseconds, remembered."""
+    plain = _plain(text)
+    lowered = plain.lower()
+    tokens = tuple(_expand(_TOKEN.findall(lowered)))
+    language = _language(lowered, tokens)
+    chinese = language == "zh"
+    return TextFacts(
+        tokens=tokens,
+        stems=tuple(stem(token) for token in tokens),
+        numbers=read_numbers(tokens, lowered if chinese else ""),
+        units=_units(tokens, lowered if chinese else ""),
+        negated=_negated_zh(lowered) if chinese else _negated(lowered, tokens),
+        entities=_entities(plain, tokens, chinese),
+        question=question_type(lowered, tokens, chinese),
+        language=language,
+        code=" ".join(" ".join(_CODE_BLOCK.findall(plain)).split()) or ("code" if _CODE.search(plain) else ""),
+        links=frozenset(_LINK.findall(lowered)),
+        quoted=frozenset("".join(groups).lower().strip() for groups in _QUOTED.findall(plain)),
+    )
+
+
+def is_cjk(token: str) -> bool:
+    """True for a single Chinese character."""
+    return len(token) == 1 and "\u3400" <= token <= "\u9fff"
+
+
+def stem(token: str) -> str:
+    """Strip plain English endings; enough to equate inflections, too little to equate words."""
+    if len(token) < 4 or not token.isascii():
+        return token
+    for ending, replacement in (("ies", "y"), ("sses", "ss"), ("ing", ""), ("ed", ""), ("es", ""), ("s", "")):
+        if token.endswith(ending) and len(token) - len(ending) >= 3 and not token.endswith("ss"):
+            base = token[: len(token) - len(ending)] + replacement
+            return base[:-1] if len(base) > 3 and base[-1] == base[-2] and base[-1] not in "lsz" else base.rstrip("e")
+    return token.rstrip("e") if len(token) > 4 else token
+
+
+def _plain(text: str) -> str:
+    """Compatibility form, one kind of apostrophe."""
+    return unicodedata.normalize("NFKC", text).replace("\u2019", "'").replace("\u2018", "'")
+
+
+def _expand(tokens: list[str]) -> list[str]:
+    """Contractions become the words they stand for: don't -> do not, what's -> what is."""
+    words: list[str] = []
+    for token in tokens:
+        if "'" not in token:
+            words.extend(_BARE.get(token, (token,)))
+            continue
+        head, _, tail = token.partition("'")
+        if token in _WHOLE:
+            words.extend(_WHOLE[token])
+        elif tail == "t" and head.endswith("n"):
+            words.extend((head[:-1], "not"))
+        else:
+            words.append(head)
+            if tail in _TAILS:
+                words.append(_TAILS[tail])
+    return words
+
+
+_WHOLE = {"can't": ("can", "not"), "won't": ("will", "not"), "shan't": ("shall", "not"), "let's": ("let", "us")}
+_BARE = {
+    "cannot": ("can", "not"), "cant": ("can", "not"), "dont": ("do", "not"), "wont": ("will", "not"),
+    "doesnt": ("does", "not"), "didnt": ("did", "not"), "isnt": ("is", "not"), "whats": ("what", "is"),
+    "im": ("i", "am"), "hows": ("how", "is"), "wheres": ("where", "is"), "whos": ("who", "is"),
+}  # fmt: skip
+_TAILS = {"s": "is", "re": "are", "ll": "will", "ve": "have", "d": "would", "m": "am"}
+
+
+def _language(lowered: str, tokens: tuple[str, ...]) -> str:
+    counts = {name: len(pattern.findall(lowered)) for name, pattern in _SCRIPTS}
+    if counts["ja"]:
+        return "ja"
+    name = max(counts, key=lambda key: counts[key])
+    latin = sum(len(token) > 1 and token[0].isalpha() and token[0] < "\u0250" for token in tokens)
+    if counts[name] and counts[name] * 2 >= latin:
+        return name
+    scores = {code: sum(token in marks for token in tokens) for code, marks in lexicon.LANGUAGE_MARKERS.items()}
+    best = max(scores, key=lambda key: scores[key])
+    # English unless another language clearly says otherwise: two marks more, and enough of the text.
+    return best if scores[best] >= scores["en"] + 2 and scores[best] * 4 >= len(tokens) else "en"
+
+
+def _units(tokens: tuple[str, ...], chinese: str) -> frozenset[tuple[str, str]]:
+    found = set()
+    for position, token in enumerate(tokens):
+        unit = lexicon.UNITS.get(token)
+        if unit is None:
+            continue
+        after_number = position > 0 and (
+            tokens[position - 1][0].isdigit() or tokens[position - 1] in lexicon.NUMBER_WORDS
+        )
+        # Single letters and a few common words mean a unit only behind a number.
+        if after_number or (len(token) > 1 and unit[0] not in ("time", "clock") and token not in _UNSURE_UNITS):
+            found.add(unit)
+    for alias, unit in lexicon.UNITS_ZH.items():
+        if alias in chinese and (
+            len(alias) > 1 or re.search(rf"[\d一二三四五六七八九十百千万两几]\s*{alias}", chinese)
+        ):
+            found.add(unit)
+    return frozenset(found)
+
+
+def _negated(lowered: str, tokens: tuple[str, ...]) -> bool:
+    if not any(token in lexicon.NEGATIONS for token in tokens):
+        return False
+    ignored = sum(len(re.findall(r"\b(?:not|no)\b", match)) for match in _OR_NOT.findall(lowered))
+    return sum(token in lexicon.NEGATIONS for token in tokens) - ignored > 0
+
+
+def _negated_zh(lowered: str) -> bool:
+    for word in lexicon.NOT_NEGATIONS_ZH:
+        lowered = lowered.replace(word, "")
+    lowered = re.sub(r"(.)不\1", "", lowered)
+    return any(word in lowered for word in lexicon.NEGATIONS_ZH)
+
+
+def _entities(plain: str, tokens: tuple[str, ...], chinese: bool) -> frozenset[str]:
+    found = {token for token in tokens if token in lexicon.ENTITIES and token not in ("us", "march", "may", "word")}
+    if chinese:
+        found.update(name for name in lexicon.ENTITIES_ZH if name in plain)
+        found.update(word.lower() for word in re.findall(r"[A-Za-z][A-Za-z0-9+#.-]*", plain))
+        return frozenset(found)
+    words = list(_CAPITAL.finditer(plain))
+    shouting = sum(match.group()[0].isupper() for match in words) > 0.6 * len(words) and len(words) > 3
+    for match in words:
+        word = match.group().rstrip(".'")
+        if word.endswith("'s"):
+            word = word[:-2]
+        inner_capital = any(letter.isupper() for letter in word[1:])
+        starts = _SENTENCE_START.search(plain[: match.start()]) is not None
+        if not shouting and len(word) > 1 and (inner_capital or (word[0].isupper() and not starts)):
+            lowered = word.lower()
+            if lowered not in lexicon.FUNCTION_WORDS and lowered not in ("i'm", "i've", "i'd", "i'll"):
+                found.add(stem(lowered))
+    return frozenset(found)

@@ -1,0 +1,1 @@
+"""Decision policies: given the neighbours of a question, may a stored answer be reused?"""
