@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["ExplainLog"]
+from vllm_enhance.types import NLP_RESULT, SIMILAR, Annotations
+
+__all__ = ["ExplainLog", "annotations_shown", "top_entries"]
+
+REUSED = frozenset({"memory", "store", "similar", "joined", "hook"})
 
 
 class ExplainLog:
@@ -45,3 +49,60 @@ class ExplainLog:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def top_entries(entries: Iterable[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The keys asked for most often among ``entries``, with how often each was answered without generating.
+
+    Args:
+        entries: explanations, newest first; those without a key are left out.
+        count: how many keys at most.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        key = entry.get("key")
+        if not key:
+            continue
+        top = found.setdefault(
+            key,
+            {
+                "key": key,
+                "requests": 0,
+                "reused": 0,
+                "saved_tokens": 0,
+                "last_at": entry.get("at"),
+                "request_id": entry["request_id"],
+                "model": entry.get("model"),
+                "question": entry.get("question"),
+            },
+        )
+        top["requests"] += 1
+        if entry.get("source") in REUSED:
+            top["reused"] += 1
+            top["saved_tokens"] += entry.get("output_tokens") or 0
+    return sorted(found.values(), key=lambda top: (-top["requests"], -(top["last_at"] or 0.0)))[:count]
+
+
+def annotations_shown(annotations: Annotations, *, prompts: bool) -> dict[str, Any]:
+    """What hooks found out about a request, for its explanation.
+
+    Args:
+        prompts: the operator allows text of questions to be shown (``--enhance-log-prompts on``). Without it neighbours
+            are told by key and similarity, and the reading of the question, which quotes it, is left out.
+    """
+    shown: dict[str, Any] = {}
+    neighbours = annotations.get(SIMILAR)
+    if neighbours:
+        shown["similar"] = [
+            {
+                "key": each.key.hex(),
+                "similarity": each.similarity,
+                "refused_by": each.refused_by,
+                **({"question": each.question} if prompts and each.question else {}),
+            }
+            for each in neighbours
+        ]
+    reading = annotations.get(NLP_RESULT)
+    if prompts and reading is not None:
+        shown["nlp_result"] = dict(reading)
+    return shown

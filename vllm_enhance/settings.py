@@ -105,6 +105,7 @@ class Setting:
         choices: allowed values (of the text), if few.
         minimum, maximum: bounds of the parsed value, inclusive.
         secret: never shown in logs, ``/v1/enhance/config`` or ``doctor``.
+        check: looks closer at the parsed value; raises ``ValueError`` with what is wrong and what is allowed.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     secret: bool = False
+    check: Callable[[Any], object] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", self.name) or self.kind not in PARSERS:
@@ -145,6 +147,8 @@ class Setting:
             raise SettingError(self.name, source, f"{shown} is not one of {', '.join(self.choices)}")
         try:
             value = PARSERS[self.kind](text)
+            if self.check is not None:
+                self.check(value)
         except ValueError as error:
             raise SettingError(self.name, source, f"{shown} cannot be used: {error}") from None
         if self.minimum is not None and value < self.minimum:
@@ -248,6 +252,13 @@ CORE_SETTINGS: tuple[Setting, ...] = (
         maximum=1_000_000,
         section="Insight",
         help="How many recent requests /v1/enhance/requests/{id} remembers in each API server process.",
+    ),
+    Setting(
+        name="ui",
+        kind="switch",
+        default="on",
+        section="Insight",
+        help="Serve the status page at /enhance/ui. The page itself holds no data; what it shows needs the API key.",
     ),
     Setting(
         name="log-prompts",

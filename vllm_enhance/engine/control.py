@@ -7,6 +7,7 @@ from typing import Any
 
 from vllm_enhance.engine.patches import STATE
 from vllm_enhance.engine.runtime import Runtime
+from vllm_enhance.explain import top_entries
 from vllm_enhance.metrics import Metrics
 from vllm_enhance.plugins import PluginSet
 from vllm_enhance.settings import Settings
@@ -14,6 +15,8 @@ from vllm_enhance.types import HealthReport, InvalidationScope, Source
 
 __all__ = ["Control"]
 
+MAX_COUNTED = 10_000
+TOP = 20
 RANK = {"healthy": 0, "degraded": 1, "unhealthy": 2}
 
 
@@ -111,6 +114,16 @@ class Control:
         if found is not None and found.get("key") and found.get("source") == Source.ENGINE.value:
             found["nearest"] = self._nearest(found)
         return found
+
+    def recent(self, limit: int) -> dict[str, Any]:
+        """The latest requests, newest first, and the questions asked most often among those remembered."""
+        log = self._runtime.explain
+        return {
+            "requests": log.recent(limit),
+            "top": top_entries(log.recent(MAX_COUNTED), TOP),
+            "remembered": len(log),
+            "api_process": list(self._runtime.api_process),
+        }
 
     def _nearest(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
         """The remembered request whose key differs in the fewest parts, and in which."""

@@ -17,7 +17,7 @@ from vllm_enhance.engine.collector import EnhancedRequestOutputCollector
 from vllm_enhance.engine.epoch import Epoch
 from vllm_enhance.engine.identity import lora_identity, model_identity
 from vllm_enhance.engine.inflight import Generation, InflightTable
-from vllm_enhance.explain import ExplainLog
+from vllm_enhance.explain import ExplainLog, annotations_shown
 from vllm_enhance.metrics import Metrics
 from vllm_enhance.plugins import PluginSet
 from vllm_enhance.records import GenerationRecord
@@ -35,6 +35,7 @@ T = TypeVar("T")
 FUSE_FAULTS = 20
 FUSE_WINDOW = 60.0
 STOP_DEADLINE = 10.0
+MAX_QUESTION = 2000
 
 
 class Runtime:
@@ -275,12 +276,20 @@ class Runtime:
             tenant=context.tenant.hex(),
             notes=context.notes,
             decided_seconds=call.marks["decided"] - call.marks["arrived"],
+            **self._question_shown(call),
         )
 
     def gauge_readers(self) -> None:
         """Show how many generations run and how many requests read along with another's."""
         self.metrics.gauge("vllm_enhance_inflight_generations", len(self.table))
         self.metrics.gauge("vllm_enhance_joined_requests", self.table.num_joined)
+
+    def _question_shown(self, call: Call) -> dict[str, str]:
+        """The question as text, if the operator allows that."""
+        if not self.settings["log-prompts"]:
+            return {}
+        question = self.safely(lambda: call.context.question, None)
+        return {} if question is None else {"question": question.text[:MAX_QUESTION]}
 
     def saved(self, record: GenerationRecord) -> None:
         """Book what a reused answer did not cost."""
@@ -299,6 +308,7 @@ class Runtime:
             storable=outcome.storable,
             not_stored=outcome.reason if not outcome.storable else None,
             output_tokens=record.num_tokens,
+            **annotations_shown(call.context.annotations, prompts=self.settings["log-prompts"]),
         )
         self.dispatcher.post_output(call.context, record, outcome)
 

@@ -52,6 +52,10 @@ class EngineControl(Protocol):
         """Why a recent request hit or missed, or ``None`` when it is unknown or forgotten."""
         ...
 
+    def recent(self, limit: int) -> Mapping[str, Any]:
+        """``requests``: the latest explanations, newest first; ``top``: the keys asked for most often."""
+        ...
+
     async def invalidate(self, scope: InvalidationScope) -> Mapping[str, Any]:
         """Forget what ``scope`` names; ``removed`` is the count (with ``dry_run``, what would go)."""
         ...

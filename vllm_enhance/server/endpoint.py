@@ -14,7 +14,9 @@ from fastapi import FastAPI
 from starlette.datastructures import State
 
 from vllm_enhance.metrics import Metrics
+from vllm_enhance.server.insight import build_insight_router
 from vllm_enhance.server.middleware import EnhanceMiddleware
+from vllm_enhance.server.page import build_page_router
 from vllm_enhance.server.routes import build_router
 from vllm_enhance.server.tenant import parse_tenant_rule
 from vllm_enhance.settings import Settings
@@ -28,7 +30,7 @@ class EnhanceEndpoint:
     """The endpoint plugin of one API server process.
 
     Args:
-        settings: reads ``tenant`` and ``header-wait``.
+        settings: reads ``tenant``, ``header-wait`` and ``ui``.
 
     Raises:
         SettingError: ``tenant`` cannot be used.
@@ -40,12 +42,16 @@ class EnhanceEndpoint:
     def __init__(self, settings: Settings) -> None:
         self._tenant = parse_tenant_rule(settings["tenant"], settings.sources.get("tenant", "--enhance-tenant"))
         self._header_wait = float(settings["header-wait"])
+        self._ui = bool(settings["ui"])
         self._strict = bool(settings["strict"])
         self._metrics: Metrics | None = None
 
     def attach_router(self, app: FastAPI) -> None:
         """Add ``/v1/enhance`` and the middleware."""
         app.include_router(build_router(self._tenant))
+        app.include_router(build_insight_router())
+        if self._ui:
+            app.include_router(build_page_router())
         app.add_middleware(
             EnhanceMiddleware,
             tenant=self._tenant,

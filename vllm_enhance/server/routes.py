@@ -90,7 +90,7 @@ async def _control(request: Request) -> EngineControl | None:
 Control = Annotated[EngineControl | None, Depends(_control)]
 
 
-def _present(control: EngineControl | None) -> EngineControl:
+def present(control: EngineControl | None) -> EngineControl:
     if control is None:
         raise Refused(503, "vllm-enhance is not active in this API server process; its start-up log says why")
     return control
@@ -117,7 +117,7 @@ def build_router(tenant: TenantRule) -> APIRouter:
     async def health(control: Control) -> Any:
         """Healthy, degraded (still served, something is missing), or unhealthy (503)."""
         try:
-            report = jsonable(await _in_time("health", _present(control).health()))
+            report = jsonable(await _in_time("health", present(control).health()))
         except Refused as refused:
             return JSONResponse({"status": "unhealthy", "components": [], "detail": str(refused)}, 503)
         return JSONResponse(report, 503 if report.get("status") == "unhealthy" else 200)
@@ -126,7 +126,7 @@ def build_router(tenant: TenantRule) -> APIRouter:
     async def stats(control: Control) -> Any:
         """Numbers of the API server process that happens to answer; ``/metrics`` sums over all of them."""
         try:
-            return JSONResponse(jsonable(await _in_time("stats", _present(control).stats())))
+            return JSONResponse(jsonable(await _in_time("stats", present(control).stats())))
         except Refused as refused:
             return refused.response
 
@@ -134,7 +134,7 @@ def build_router(tenant: TenantRule) -> APIRouter:
     async def config(control: Control) -> Any:
         """The settings in force, secrets masked."""
         try:
-            return JSONResponse(jsonable(_present(control).config()))
+            return JSONResponse(jsonable(present(control).config()))
         except Refused as refused:
             return refused.response
 
@@ -142,7 +142,7 @@ def build_router(tenant: TenantRule) -> APIRouter:
     async def explain(request_id: RequestId, control: Control) -> Any:
         """Why a recent request hit or missed."""
         try:
-            found = _present(control).explain(request_id)
+            found = present(control).explain(request_id)
             if found is None:
                 raise Refused(
                     404,
@@ -164,7 +164,7 @@ def build_router(tenant: TenantRule) -> APIRouter:
         """Forget stored answers."""
         try:
             target = read_scope(scope, value, dry_run, own_tenant=tenant.digest(request.scope["headers"]))
-            result = jsonable(await _present(control).invalidate(target))
+            result = jsonable(await present(control).invalidate(target))
         except ScopeProblem as problem:
             return Refused(400, str(problem), problem.param).response
         except Refused as refused:
@@ -175,7 +175,7 @@ def build_router(tenant: TenantRule) -> APIRouter:
     async def feedback(body: Feedback, control: Control) -> Any:
         """Say that an answer was wrong, so that it is not given again, or right."""
         try:
-            return JSONResponse(jsonable(await _present(control).feedback(body.request_id, body.verdict)))
+            return JSONResponse(jsonable(await present(control).feedback(body.request_id, body.verdict)))
         except LookupError:
             return Refused(404, f"no request {body.request_id[:64]!r} is remembered", "request_id").response
         except Refused as refused:
