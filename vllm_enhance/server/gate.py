@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import Context
 from enum import Enum, auto
 from typing import Any
 
@@ -129,7 +130,8 @@ class ResponseGate:
             await self._release()
         else:
             self._scope.on_decision = self._due
-            self._timer = asyncio.get_running_loop().call_later(self._wait, self._due)
+            # In a context of its own: a cancelled timer lingers in the loop's heap, and its context with it.
+            self._timer = asyncio.get_running_loop().call_later(self._wait, self._due, context=Context())
 
     def _decided(self) -> bool:
         return bool(self._scope.decisions) or self._scope.rejection is not None
