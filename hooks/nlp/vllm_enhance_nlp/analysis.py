@@ -10,7 +10,7 @@ from typing import Any, Final
 from .clauses import chinese_clauses, english_clauses
 from .connectives_en import english_connectives
 from .connectives_zh import chinese_connectives
-from .entities import Entity, find_code, find_entities, find_urls, masked
+from .entities import MASK, Entity, find_code, find_entities, find_urls, masked
 from .language import Language, detect_language
 from .quantities import DateMention, Quantity, find_dates, find_quantities
 from .sentences import split_sentences
@@ -139,7 +139,7 @@ def analyze(
     urls, code = find_urls(body), find_code(body)
     prose = masked(body, [*code, *urls])
     if language is None:
-        language = detect_language(prose if any(map(str.isalpha, prose)) else body)
+        language = detect_language(prose.replace(MASK, " ") if code or urls else body)
     sentences = split_sentences(prose, language)
     if language == "en":
         structure = _english(body, prose, sentences, max_sub_questions)

@@ -86,8 +86,13 @@ def _coordinates(site: _Site) -> bool:
         return _clause_after(site)
     if following.tag == "PUNCT":  # "and, if so, …"
         return following.low == "," and clause_starts(tokens, site.end + 1, stop, bare=True)
-    if following.low in en.SUBORDINATORS_FIRST:  # "and after changing a record, …", "and if so"
-        return has_verb_before(tokens, first, site.at)
+    indirect = following.tag == "WH" and site.end + 1 < stop and tokens[site.end + 1].tag in ("TO", "AUX")
+    if following.low in en.SUBORDINATORS_FIRST and not indirect:  # "and after changing a record, …", "and if so"
+        begin = site.end + 1
+        opens = clause_starts(tokens, begin, stop, bare=True) or gerund_starts(tokens, begin, stop)
+        return (opens or following.low == "if") and has_verb_before(tokens, first, site.at)
+    if tokens[site.at - 1].tag == "WH":  # "How and why …"
+        return False
     if following.tag == "WH" and (site.initial or tokens[first].tag in ("WH", "AUX", "V")):
         return _clause_after(site, bare=False)
     if verb_phrase_starts(tokens, first, site.at, site.end, stop):
@@ -110,6 +115,8 @@ def _so(site: _Site) -> bool:
     following = site.after()
     if following is None or following.low in _DEGREE or following.tag == "ADV":
         return False
+    if any(token.low == "that" for token in site.tokens[site.end + 1 : min(site.stop, site.end + 4)]):
+        return False  # "so heavy that"
     before = site.before()
     if not site.initial and before is not None and before.tag in ("AUX", "V", "VZ", "VD", "WH"):
         return False

@@ -2,7 +2,7 @@
 
 Chinese has no spaces, so single characters are looked up together with the longer words that contain them
 (和平, 成就, 但愿): the longest match wins and a word that is no connective is dropped. When jieba's word boundaries
-are given, a single character counts only as a word of its own.
+are given, a single character counts only where a word starts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _JOINED_QUESTION: Final = re.compile("(?<=.)(和|与)(?=怎么|如何|为什么|
 _ASKED_BEFORE: Final = re.compile("什么|怎么|如何|怎样|为什么|谁|哪|多少")
 _STILL_AFTER: Final = re.compile("很|没|不|会|有点|觉得|那么|一样|无法|连不|打不|老样|喜欢")
 _NUMERAL_NEXT: Final = re.compile(
-    "[个只条张种次年天些点样直定下起般共月日名位本家台首款部件把份周段句块切]|[一二三四五六七八九十百千万亿0-9]"
+    "[个只条张种次年天些点样直定下起般共月日名位本家台首款部件把份周段句块切笔场道项阵群双对顿趟遍声口碗杯瓶包盒箱门栋座棵朵根支枝幅架辆艘匹头颗粒滴堆批组套系会向律概再贯模举味览两]|[一二三四五六七八九十百千万亿0-9]"
 )
 _ADVERSATIVE_FIRST: Final = re.compile("虽然|尽管|即使|虽说|哪怕|就算")
 
@@ -69,6 +69,8 @@ def _alternative(text: str, first: int, hit: _Hit, stop: int) -> bool:
 def _postposed(text: str, first: int, hit: _Hit) -> bool:
     """之前 and its like after a clause ("换机油以后"), not after a date ("三天之前")."""
     before = text[_clause_start(text, first, hit.start) : hit.start]
+    if text.startswith("的", hit.end):
+        return False  # "以前的号码"
     return len(before) >= 2 and not before.endswith(zh.TIME_UNITS)
 
 
@@ -92,15 +94,16 @@ def _stands(text: str, first: int, hit: _Hit, stop: int) -> bool:
     return False
 
 
-def _whole_word(hit: _Hit, boundaries: Collection[int] | None) -> bool:
+def _starts_word(hit: _Hit, boundaries: Collection[int] | None) -> bool:
     if boundaries is None or hit.end - hit.start > 1:
         return True
-    return hit.start in boundaries and hit.end in boundaries
+    # Segmenters glue what follows (并举, 还要), so only the left edge must be one.
+    return hit.start in boundaries
 
 
 def _scan(text: str, span: Span, boundaries: Collection[int] | None) -> list[_Hit]:
     hits = (_Hit(match.group(), *match.span()) for match in _SCAN.finditer(text, span.start, span.end))
-    return [hit for hit in hits if hit.word in _CANDIDATES and _whole_word(hit, boundaries)]
+    return [hit for hit in hits if hit.word in _CANDIDATES and _starts_word(hit, boundaries)]
 
 
 def _opens_pair(text: str, span: Span, hit: _Hit) -> bool:

@@ -64,7 +64,7 @@ _FIELDS: Final = {
     "item": ({"question", "answer"}, {"question", "answer", "number", "similarity"}),
 }
 _SEPARATOR: Final = "\n\n"
-_TAG: Final = re.compile(r"<(/?)\s*(reference)\s*(>?)", re.IGNORECASE)
+_TAG: Final = re.compile(r"<\s*(/?)\s*(reference)\s*>?", re.IGNORECASE)
 _DROPPED: Final = re.compile(r"[\W_]+")
 
 

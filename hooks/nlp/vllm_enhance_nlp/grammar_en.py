@@ -51,11 +51,22 @@ def finite_verb_at(tokens: Sequence[Token], index: int, stop: int, *, bare: bool
         before = tokens[at - 1]
         if before.tag not in _NOMINAL:
             continue
-        if tag == "VZ" or (tag == "VD" and _past_tense(tokens, at, stop)):
+        if tag == "VZ" and (bare or _third_person(tokens, at, stop)):
+            return at
+        if tag == "VD" and _past_tense(tokens, at, stop):
             return at
         if bare and tag == "V" and (before.tag == "PRON" or before.low.endswith("s")):
             return at
     return -1
+
+
+def _third_person(tokens: Sequence[Token], at: int, stop: int) -> bool:
+    """Whether an "-s" form is a verb here ("the sun always looks the same"), not a plural ("rational numbers")."""
+    if tokens[at].low[:-1] in _NOUNY or at + 1 >= stop:
+        return False
+    return tokens[at + 1].tag not in ("PUNCT", "CC") and not (
+        tokens[at + 1].tag == "PREP" and tokens[at - 1].tag == "N"
+    )
 
 
 def _past_tense(tokens: Sequence[Token], at: int, stop: int) -> bool:

@@ -2,7 +2,7 @@
 
 Safe means: the question before offers a noun phrase in subject or object position that agrees in number and kind, and
 the pronoun is not an expletive ("is it safe to …", "when it is hot") or about an event ("how long does it take?").
-Subject before object is the preference of centering theory (Grosz, Joshi, Weinstein 1995).
+When subject and object both agree nothing is put back: a wrong guess would ask another question.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _PERSON: Final = frozenset(("he", "she", "him", "his", "her"))
 _POSSESSIVE: Final = frozenset(("its", "their", "his", "her"))
 _PRONOUNS: Final = _SINGULAR | _PLURAL | _PERSON | {"one", "ones"}
 _EVENT_VERBS: Final = word_set("prevent fix stop avoid solve help happen cause")
+_EVENT_PARTICIPLES: Final = word_set("prevented fixed stopped avoided solved helped cured treated happen")
 _WEATHER: Final = word_set(
     "hot cold warm dark late early raining snowing rain rains snow snows sunny cloudy windy freezing noon midnight"
 )
@@ -62,6 +63,8 @@ def _phrase_end(tokens: Sequence[Token], at: int, stop: int) -> int:
         else:
             break
         at += 1
+    if at < stop and tokens[at].low in ("that", "which", "who", "whose"):
+        return start  # the relative clause belongs to the phrase, and is too long to put back
     while at > start and tokens[at - 1].low in ("of", *en.DETERMINERS):
         at -= 1
     return at
@@ -86,6 +89,8 @@ def _is_plural(tokens: Sequence[Token], start: int, end: int) -> bool:
 def _candidate(text: str, tokens: Sequence[Token], start: int, end: int, *, who: bool = False) -> list[Antecedent]:
     if end <= start or end - start > _MAX_PHRASE or tokens[start].tag in ("PRON", "OBJ"):
         return []
+    if all(tokens[at].tag in ("NUM", "DET") for at in range(start, end)):
+        return []
     if tokens[start].low in _GENERIC or (tokens[end - 1].tag in ("DET", "PREP") and tokens[end - 1].text.islower()):
         return []
     head = next((tokens[at - 1] for at in range(start + 1, end) if tokens[at].tag == "PREP"), tokens[end - 1])
@@ -98,7 +103,10 @@ def _after_be(text: str, tokens: Sequence[Token], at: int, stop: int, question: 
     if at >= stop:
         return []
     if question in ("what", "who", "where", "how far", "when"):
-        plain = all(tokens[k].tag not in ("WH", "AUX", "PUNCT") for k in range(at, stop))
+        plain = all(
+            tokens[k].tag not in ("WH", "AUX", "PUNCT", "TO") and tokens[k].low not in ("like", "that")
+            for k in range(at, stop)
+        )
         return _candidate(text, tokens, at, stop, who=question == "who") if plain else []
     if at + 1 < stop and tokens[at].text[:1].isupper() and tokens[at].tag != "DET":
         end = at
@@ -120,7 +128,7 @@ def _verb_index(tokens: Sequence[Token], at: int, stop: int) -> int:
 
 
 def _after_helper(text: str, tokens: Sequence[Token], at: int, stop: int) -> list[Antecedent]:
-    """Subject, then object, of "do/can/will SUBJECT VERB OBJECT"."""
+    """Subject and object of "do/can/will SUBJECT VERB OBJECT"."""
     if at >= stop:
         return []
     pronoun = tokens[at].tag in ("PRON", "OBJ")
@@ -136,7 +144,7 @@ def _after_helper(text: str, tokens: Sequence[Token], at: int, stop: int) -> lis
 
 
 def antecedents(text: str, tokens: Sequence[Token], start: int, stop: int) -> list[Antecedent]:
-    """Noun phrases that the question in tokens `[start, stop)` offers to a later pronoun, best first."""
+    """Noun phrases that the question in tokens `[start, stop)` offers to a later pronoun."""
     while start < stop and (tokens[start].tag in ("ADV", "PUNCT", "CC") or tokens[start].low == "please"):
         start += 1
     while stop > start and tokens[stop - 1].tag == "PUNCT":
@@ -164,6 +172,13 @@ def antecedents(text: str, tokens: Sequence[Token], start: int, stop: int) -> li
     return []
 
 
+def _rival(tokens: Sequence[Token], start: int, end: int) -> list[Antecedent]:
+    """The noun of "what majors": it can be what a pronoun means, but cannot be put in its place."""
+    if end <= start or tokens[end - 1].tag not in ("N", "VZ", "V"):
+        return []
+    return [Antecedent("", _is_plural(tokens, start, end), person=False)]
+
+
 def _after_question_word(text: str, tokens: Sequence[Token], start: int, stop: int) -> list[Antecedent]:
     word = tokens[start].low
     if word.endswith("'s"):
@@ -175,12 +190,13 @@ def _after_question_word(text: str, tokens: Sequence[Token], start: int, stop: i
         at += 1
     if at >= stop:
         return []
+    rival = _rival(tokens, start + 1, at) if word in ("what", "which", "whose") else []
     if tokens[at].low in en.BE_FORMS:
         question = "how far" if word == "how" and at > start + 1 else word if at == start + 1 else ""
-        return _after_be(text, tokens, at + 1, stop, question)
+        return rival + _after_be(text, tokens, at + 1, stop, question)
     if tokens[at].tag == "AUX":
-        return _after_helper(text, tokens, at + 1, stop)
-    return _candidate(text, tokens, at + 1, _phrase_end(tokens, at + 1, stop))
+        return rival + _after_helper(text, tokens, at + 1, stop)
+    return rival + _candidate(text, tokens, at + 1, _phrase_end(tokens, at + 1, stop))
 
 
 # --- Pronouns ----------------------------------------------------------------------------------------------------
@@ -212,11 +228,13 @@ def _refers(tokens: Sequence[Token], start: int, at: int, stop: int, *, event: b
     if low in ("one", "ones"):
         return ends and before is not None and before.tag in ("V", "VD", "VG", "AUX")
     if low in ("this", "that"):
-        return (after is None or after.tag in ("AUX", "PUNCT")) and before is not None and before.tag in ("AUX", "V")
+        placed = before is not None and before.tag in ("AUX", "V") and before.low != "do"
+        return placed and (after is None or after.tag in ("AUX", "PUNCT"))
     if low == "it":
         if before is not None and ((before.low == "do" and ends) or before.low == "about"):
             return False
-        if event and before is not None and before.low in _EVENT_VERBS:
+        near = (token.low for token in tokens[at + 1 : min(stop, at + 4)])
+        if event and ((before is not None and before.low in _EVENT_VERBS) or not _EVENT_PARTICIPLES.isdisjoint(near)):
             return False
         if after is None and any(tokens[k].low in ("time", "day", "date", "year") for k in range(start, at)):
             return False  # "what time is it"
@@ -259,9 +277,10 @@ def restore(
     edits: list[tuple[int, int, str]] = []
     for at in places:
         token = tokens[at]
-        match = next((one for one in offered if _agrees(token.low, one)), None)
-        if match is None:
-            continue
+        agreeing = [one for one in offered if _agrees(token.low, one)]
+        if len({one.text for one in agreeing}) != 1 or not agreeing[0].text:
+            continue  # nothing meant, or more than one thing could be
+        match = agreeing[0]
         possessive = token.low in _POSSESSIVE and not (
             token.low == "her" and (at + 1 >= stop or tokens[at + 1].tag != "N")
         )
@@ -269,7 +288,8 @@ def restore(
             edits.append((token.start, token.end, match.text))
             continue
         owned_end = _phrase_end(tokens, at + 1, stop)
-        if " of " in match.text and owned_end > at + 1:
+        long = " of " in match.text or match.text.count(" ") > 3
+        if long and owned_end > at + 1:
             owned = text[tokens[at + 1].start : tokens[owned_end - 1].end]
             edits.append((token.start, tokens[owned_end - 1].end, f"the {owned} of {match.text}"))
         else:

@@ -41,6 +41,8 @@ _EVENT: Final = re.compile("^(?:需要|需|要(?!是|么)|费用|流程|手续)"
 _VERB_LIKE: Final = re.compile(f"^(?:{_VERBS}|改签|补办|办理|到|从)")
 _RELATIONAL: Final = re.compile("^(?:" + "|".join(map(re.escape, zh.RELATIONAL_NOUNS)) + ")")
 _WHY_RELATIONAL: Final = re.compile("^(为什么|为何)(" + "|".join(map(re.escape, zh.RELATIONAL_NOUNS)) + ")")
+_SETTING: Final = re.compile("^[^什怎谁哪几，]{2,20}?(?:的时候|之前|以前|之后|以后)")
+_SHARED_SETTING: Final = re.compile("^(?:需要|要(?!是|么)|应该|可以|能(?!源|量|力)|会(?!员|议))")
 _BAD_TOPIC: Final = re.compile(
     "^(?:我|你|您|我们|你们|他|她|它|这|那|大家|请问|如果|谁|什么|哪|怎么|如何|每|为什么|有没有|从|在|把|到)"
 )
@@ -52,11 +54,15 @@ class Topic(NamedTuple):
 
     noun: str
     action: str
+    setting: str  # a time clause in front ("肚子疼的时候"), which holds for what follows as well
     subject: bool  # the noun stood as the subject, so that a dropped subject can be it
 
 
 def topic_of(question: str) -> Topic | None:
     """Topic of a question without its final mark, or None when no rule is sure."""
+    setting = _SETTING.match(question)
+    if setting is not None:
+        return Topic("", "", setting.group(), subject=False)
     match = _DEFINITION.match(question)
     if match is not None:
         return _topic(match.group(1), subject=True)
@@ -65,7 +71,7 @@ def topic_of(question: str) -> Topic | None:
         action = match.group(2)
         found = _VERB_OBJECT.search(action)
         noun = found.group(1) if found is not None else ""
-        return Topic(noun if len(noun) <= _MAX_TOPIC else "", action, subject=False)
+        return Topic(noun if len(noun) <= _MAX_TOPIC else "", action, "", subject=False)
     match = _OBJECT_QUESTION.match(question)
     if match is not None:
         return _topic(match.group(1), subject=True)
@@ -84,7 +90,7 @@ def _topic(noun: str, *, subject: bool) -> Topic | None:
         return None
     if re.search(_ASKS, noun):
         return None
-    return Topic(noun, "", subject)
+    return Topic(noun, "", "", subject)
 
 
 def resume(clause: str, topic: Topic) -> str | None:
@@ -92,6 +98,8 @@ def resume(clause: str, topic: Topic) -> str | None:
     pronoun = _PRONOUN.search(clause)
     if pronoun is not None:
         return _replace_pronoun(clause, pronoun, topic)
+    if topic.setting and _SHARED_SETTING.match(clause):
+        return topic.setting + clause
     if topic.action and _EVENT.match(clause):
         return topic.action + clause
     if not topic.subject or (topic.noun in clause):

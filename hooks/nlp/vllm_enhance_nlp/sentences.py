@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -14,9 +15,11 @@ from .types import Span
 __all__ = ["split_sentences"]
 
 _ABBREVIATIONS: Final = word_set(
-    "mr mrs ms dr prof st jr sr vs etc e.g i.e fig no inc ltd co corp dept approx al u.s u.k a.m p.m ca cf vol"
+    "mr mrs ms dr prof st jr sr vs etc e.g i.e fig no inc ltd co corp dept approx al rs mt gen sen rep capt lt hon "
+    "ex eq pp ph.d m.d b.a m.a b.tech m.tech b.sc m.sc jan feb mar apr jun jul aug sep sept oct nov dec u.s u.k a.m "
+    "p.m ca cf vol"
 )
-_LIST_MARK: Final = re.compile(r"\(?\d{1,2}[.)、．）]\s*|[-*•]\s+")
+_LIST_MARK: Final = re.compile(r"\(?\d{1,2}[.)、．）](?!\d)\s*|[-*•]\s+")
 _INLINE_LIST_MARK: Final = re.compile(r"(?<=[\s?？。.;；])(?=\(?\d{1,2}[.)、．）]\s*[^\W\d])")
 _LINE: Final = re.compile(r"[^\r\n\u2028\u2029]+")
 # A Latin "?" or "!" ends a Chinese sentence, a "." does not (numbers, versions, names); closing marks stay with it.
@@ -36,10 +39,23 @@ def _punkt() -> Any:
     return PunktSentenceTokenizer(parameters)
 
 
+def _rejoined(line: str, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Undo a break at a full stop before a small letter or a digit: it ended an abbreviation nobody listed."""
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        follows = line[start : start + 1]
+        abbreviated = joined and line[joined[-1][1] - 1] == "." and (follows.islower() or follows.isdigit())
+        if abbreviated and not _LIST_MARK.match(line, start, end):
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
 def _english_breaks(line: str) -> list[tuple[int, int]]:
     punkt = _punkt()
     if punkt is not None:
-        return [(start, end) for start, end in punkt.span_tokenize(line)]
+        return _rejoined(line, punkt.span_tokenize(line))
     breaks, start = [], 0
     for match in _EN_END.finditer(line):
         word = line[max(start, match.start() - 12) : match.start()].rsplit(None, 1)

@@ -32,11 +32,11 @@ class Direction:
     span: Span
 
 
+# Longer words that hold a negating character and negate nothing; they come first so that they win.
 _ZH_NEGATION: Final = re.compile(
-    "|".join(sorted(zh.NEGATIONS, key=lambda word: -len(word)))
-    + r"|(?P<skip>([\u4e00-\u9fff])[不没]\2|不但|不仅|不过|不管|不论|"
-    "不只|不光|不妨|差不多|不错|非常|非洲|无论|未来|没关系|不同|特别|区别|级别|性别|类别|分别|告别|别人|别的|别墅|无人机|无线|莫斯科|不锈钢|是非|"
-    "有没有|是不是|能不能|会不会|要不要|可不可以|对不对|好不好)"
+    r"(?P<skip>([\u4e00-\u9fff])[不没]\2|不但|不仅|不过|不管|不论|不只|不光|不妨|差不多|不错|非常|非洲|无论|未来|没关系|"
+    "不同|特别|区别|级别|性别|类别|分别|告别|别人|别的|别墅|无人机|无线|莫斯科|不锈钢|是非|有没有|可不可以)|"
+    + "|".join(sorted(zh.NEGATIONS, key=lambda word: -len(word)))
 )
 _ZH_COMPARATIVE: Final = re.compile("|".join(sorted(zh.COMPARATIVES, key=lambda word: -len(word))))
 _ENDINGS: Final = ("er", "est", "ier", "iest")

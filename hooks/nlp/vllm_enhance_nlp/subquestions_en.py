@@ -16,6 +16,11 @@ from .types import Clause, Span, SubQuestion
 __all__ = ["english_sub_questions"]
 
 _Kind = Literal["question", "request", "embedded", "phrase", "bare", "subordinate", "statement"]
+_KEPT_OPENERS: Final = frozenset(("if so", "in that case", "if not"))
+_ADVERBIAL_WH: Final = frozenset(("how", "why", "when", "where"))
+# What a bare question word may replace without loss: "where … and why?" asks why there.
+_SWAPS: Final = {"how": ("why", "when", "where"), "why": ("how", "when", "where"), "what": ("when", "where")}
+_ELLIPTICAL: Final = _ADVERBIAL_WH | {"if", "so", "yes", "no", "not", "and", "or", "then", "what", "who", "which"}
 _END: Final = " \t\r\n,;:.?!"
 _MAX_CONTEXT: Final = 1000  # characters of context repeated in front of each sub-question
 
@@ -55,7 +60,7 @@ class _Reader:
         at = bisect_left(self.starts, clause.span.start)
         stop = bisect_left(self.starts, clause.span.end)
         connective = clause.connective
-        if connective is not None and connective.role != "phrase":
+        if connective is not None and connective.role != "phrase" and connective.text not in _KEPT_OPENERS:
             part = next((span for span in connective.spans if span.start == clause.span.start), connective.spans[0])
             if connective.role == "coordinator" or connective.role == "adverb" or part != connective.spans[0]:
                 at = bisect_left(self.starts, part.end)
@@ -134,7 +139,7 @@ class _Reader:
 
     def read(self) -> None:
         """Fill `units`, sentence by sentence, with the context that stands in front of each."""
-        context: list[str] = []
+        context = ""
         by_sentence: dict[int, list[Clause]] = {}
         for clause in self.clauses:
             by_sentence.setdefault(clause.sentence, []).append(clause)
@@ -143,11 +148,11 @@ class _Reader:
             self._read_sentence(span, by_sentence.get(number, []))
             fresh = self.units[before:]
             if not fresh and not _is_greeting(span.of(self.text)):
-                context.append(span.of(self.text))
-            joined = " ".join(context)
+                # One past the cap is enough to know that it is too long; never more, or this would be quadratic.
+                context = f"{context} {span.of(self.text)}".strip()[: _MAX_CONTEXT + 1]
             for unit in fresh:
-                if len(joined) <= _MAX_CONTEXT:
-                    unit.context = f"{joined} {unit.context}".strip() if joined else unit.context
+                if context and len(context) <= _MAX_CONTEXT:
+                    unit.context = f"{context} {unit.context}".strip()
         last_span = self.sentences[-1][0] if self.sentences else Span(0, 0)
         if self.units and self.units[-1].end < last_span.start:
             self.units[-1].end = last_span.end  # a closing statement belongs to the last question
@@ -158,6 +163,8 @@ class _Reader:
         head: _Unit | None = None
         previous: _Kind = "statement"
         begin = len(self.units)
+        if self.units and self._elliptical(span, clauses):
+            return
         for clause in clauses:
             kind = self.kind(clause, asks, head)
             alternative = clause.connective is not None and clause.connective.sense == "alternative"
@@ -166,7 +173,7 @@ class _Reader:
                 or (alternative and clause.connective is not None and clause.connective.role == "coordinator")
                 or (kind == "phrase" and previous == "subordinate")
             )
-            if joins or (kind == "bare" and head is not None and not self._swappable(head)):
+            if joins or (kind == "bare" and head is not None and not self._swappable(head, self._bare_word(clause))):
                 self.units[-1].end = clause.span.end
                 self.units[-1].stop = bisect_left(self.starts, clause.span.end)
             elif kind not in ("subordinate", "statement"):
@@ -177,6 +184,25 @@ class _Reader:
         if asks and head is None and sentence.rstrip().endswith(("?", "？")) and clauses:
             self.units.append(self._unit(clauses[-1], "question", None, asks))
         self._share_preface(span, begin)
+
+    def _elliptical(self, span: Span, clauses: Sequence[Clause]) -> bool:
+        """Take a sentence that is no question without the one before it: "Why?", "If so, how?", "Why or why not?"."""
+        first, stop = bisect_left(self.starts, span.start), bisect_left(self.starts, span.end)
+        words = [token for token in self.tokens[first:stop] if token.tag != "PUNCT"]
+        if not words or not all(token.low in _ELLIPTICAL for token in words[:5]) or len(words) > 4:
+            return False
+        last, asked = self.units[-1], words[-1]
+        refused = any(token.low in ("no", "not") for token in words)
+        if asked.low in _ADVERBIAL_WH and not refused and self._swappable(last, asked.low) and not last.prefix:
+            unit = _Unit("bare", asked.start, span.end, stop - 1, stop, stop, span.start, context=last.context)
+            self._swap(unit, last)
+            self.units.append(unit)
+        else:  # "Why or why not?" means nothing alone
+            last.end, last.stop = span.end, stop
+        return True
+
+    def _bare_word(self, clause: Clause) -> str:
+        return self.tokens[self.body(clause)].low
 
     def _unit(self, clause: Clause, kind: _Kind, head: _Unit | None, asks: bool) -> _Unit:
         first = self.body(clause)
@@ -218,15 +244,16 @@ class _Reader:
             verb += 2
         return self.text[head.start : tokens[verb].start]
 
-    def _swappable(self, head: _Unit) -> bool:
-        """Whether a bare question word can take the place of the one that opens `head`."""
+    def _swappable(self, head: _Unit, word: str) -> bool:
+        """Whether the bare question word `word` can take the place of the one that opens `head`."""
         token = self.tokens[head.first]
         after = self.tokens[head.first + 1] if head.first + 1 < head.main else None
         if after is None or head.kind != "question":
             return False
-        if token.low in ("how", "why", "when", "where") or token.tag == "AUX":
-            return after.tag == "AUX" or token.tag == "AUX"
-        return token.low == "what" and after.tag == "AUX" and after.low not in en.BE_FORMS
+        if token.tag == "AUX":
+            return True
+        plain = after.tag == "AUX" and (token.low != "what" or after.low not in en.BE_FORMS)
+        return plain and word in _SWAPS.get(token.low, ())
 
     def _swap(self, unit: _Unit, head: _Unit) -> None:
         token = self.tokens[head.first]
@@ -281,7 +308,8 @@ class _Reader:
             at = end
         pieces.append(self.text[at : unit.end])
         body = "".join(pieces).strip(_END)
-        text = f"{unit.context} {body}" if unit.context else body
+        opens = not unit.context.endswith(",")
+        text = f"{unit.context} {_capital(body) if opens else body}" if unit.context else body
         restored = bool(edits or (unit.prefix and unit.kind != "request" and index) or unit.context or unit.restored)
         closed = self.text[unit.end - 1 : unit.end] in ".!"
         return SubQuestion(

@@ -38,8 +38,11 @@ class _Unit:
     context: str = ""
 
 
-def _asks(piece: str) -> bool:
-    return bool(_ASKS.search(piece)) and not _NOT_ASKING.search(piece)
+def _asks(piece: str, *, first: bool = True) -> bool:
+    """Whether a clause asks; a mere 呢 or 么 at its end asks only when nothing before it in the sentence does."""
+    if _NOT_ASKING.search(piece):
+        return False
+    return bool(_ASKS.search(piece)) or (first and piece.endswith(("呢", "么")))
 
 
 def _is_subordinate(clause: Clause) -> bool:
@@ -52,7 +55,7 @@ def _is_subordinate(clause: Clause) -> bool:
     )
 
 
-def _kind(text: str, clause: Clause, last_asks: bool, *, is_last: bool) -> str:
+def _kind(text: str, clause: Clause, last_asks: bool, *, is_first: bool, is_last: bool) -> str:
     """`question`, `request` or `context`."""
     piece = text[clause.span.start : clause.span.end]
     if len(piece) > 400:
@@ -60,7 +63,7 @@ def _kind(text: str, clause: Clause, last_asks: bool, *, is_last: bool) -> str:
     subordinate = _is_subordinate(clause)
     if _REQUEST.match(piece) and not piece.endswith(("吗", "呢")):
         return "request"
-    if _asks(piece):
+    if _asks(piece, first=is_first):
         if subordinate and not is_last and not re.search("[怎什哪谁吗]|多少|为何", piece):
             return "context"
         return "question"
@@ -77,7 +80,7 @@ def _sentence_units(text: str, sentence: Span, clauses: Sequence[Clause]) -> lis
     pending = -1  # start of context clauses that wait for the next question
     for index, clause in enumerate(clauses):
         start, end = clause.span
-        kind = _kind(text, clause, asks and not units, is_last=index == len(clauses) - 1)
+        kind = _kind(text, clause, asks and not units, is_first=not units, is_last=index == len(clauses) - 1)
         if kind == "context" and units and units[-1].request:
             kind = "request" if clause.connective is not None and clause.connective.text == "并" else "context"
         if kind == "context":
@@ -112,10 +115,10 @@ def _all_units(text: str, sentences: Sequence[Span], clauses: Sequence[Clause]) 
     context = ""
     for number, sentence in enumerate(sentences):
         fresh = _sentence_units(text, sentence, by_sentence.get(number, []))
-        for unit in fresh:
+        for unit in fresh if len(context) <= _MAX_CONTEXT else ():
             unit.context = context + unit.context
-        if not fresh and len(context) + sentence.end - sentence.start <= _MAX_CONTEXT:
-            context += sentence.of(text)
+        if not fresh:
+            context = (context + sentence.of(text))[: _MAX_CONTEXT + 1]
         units.extend(fresh)
     if units and sentences and units[-1].end < sentences[-1].start:
         units[-1].end = sentences[-1].end
