@@ -5,6 +5,7 @@
     EnhanceError
     ├── ConfigurationError          what the operator wrote cannot be used
     │   ├── SettingError            one setting; carries its name and source
+    │   ├── InvalidConfigError      a configuration object of the Python API; also a ValueError
     │   └── UnsupportedEngineError  this vLLM lacks a seam that the plugin needs
     ├── DirectiveError              what a client wrote in a cache directive (HTTP 400)
     ├── RequestRejected             a hook or directive refuses the request; carries the HTTP status
@@ -13,8 +14,12 @@
     │   └── StoreTimeout
     ├── EmbeddingError              no embedding for this text; carries the reason
     ├── HookError                   a hook package cannot be loaded or broke its contract
+    ├── GenerationError             one request could not be finished; the engine goes on
+    ├── OverloadedError             more callers wait than the handler allows
+    ├── UnknownRequestError         no such request id, or its result has been forgotten; also a LookupError
     └── LifecycleError              the Python API was used out of order
         ├── NotStartedError
+        ├── AlreadyStartedError
         ├── AlreadyClosedError
         └── EngineStoppedError
 """
@@ -23,19 +28,24 @@ from __future__ import annotations
 
 __all__ = [
     "AlreadyClosedError",
+    "AlreadyStartedError",
     "ConfigurationError",
     "DirectiveError",
     "EmbeddingError",
     "EngineStoppedError",
     "EnhanceError",
+    "GenerationError",
     "HookError",
+    "InvalidConfigError",
     "LifecycleError",
     "NotStartedError",
+    "OverloadedError",
     "RecordError",
     "RequestRejected",
     "SettingError",
     "StoreError",
     "StoreTimeout",
+    "UnknownRequestError",
     "UnsupportedEngineError",
 ]
 
@@ -62,6 +72,10 @@ class SettingError(ConfigurationError):
         self.name = name
         self.source = source
         self.problem = problem
+
+
+class InvalidConfigError(ConfigurationError, ValueError):
+    """A field of ``CacheConfig``, ``HandlerConfig`` and the like is unknown, or its value impossible."""
 
 
 class UnsupportedEngineError(ConfigurationError):
@@ -118,12 +132,28 @@ class HookError(EnhanceError):
     """A hook package cannot be loaded, or returned something its contract does not allow."""
 
 
+class GenerationError(EnhanceError):
+    """The engine could not finish this one request; ``__cause__`` is what vLLM raised."""
+
+
+class OverloadedError(EnhanceError):
+    """More callers wait for a place than ``max_waiting_requests`` allows; try again later."""
+
+
+class UnknownRequestError(EnhanceError, LookupError):
+    """No such request id, or its result was kept no longer."""
+
+
 class LifecycleError(EnhanceError):
     """The Python API was used out of order."""
 
 
 class NotStartedError(LifecycleError):
     """Used before ``start()``."""
+
+
+class AlreadyStartedError(LifecycleError):
+    """``start()`` called a second time."""
 
 
 class AlreadyClosedError(LifecycleError):

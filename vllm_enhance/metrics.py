@@ -112,6 +112,13 @@ class Metrics:
         for metric in metrics:
             self.declare(metric)
 
+    def separate(self) -> Metrics:
+        """The same metrics for Prometheus, with plain values of their own: one engine among several of a process."""
+        other = Metrics((), self._registry)
+        other._declared, other._families = self._declared, self._families
+        other._children, other._lock = self._children, self._lock
+        return other
+
     def declare(self, metric: Metric) -> None:
         """Add a metric. The same declaration twice is one metric.
 

@@ -76,6 +76,18 @@ class PluginSet:
             raise HookError(f"unknown hooks: {', '.join(unknown)}" if unknown else "no function marked @hookimpl")
         self.loaded.append(LoadedPlugin(name, source, hooks))
 
+    def replace(self, plugin: object, name: str) -> None:
+        """Put a caller's own object in the place of the package called ``name``, if there is one.
+
+        Raises:
+            HookError: see :meth:`register`.
+        """
+        self.loaded = [each for each in self.loaded if each.name != name]
+        self.broken.pop(name, None)
+        if self.manager.has_plugin(name):
+            self.manager.unregister(name=name)
+        self.register(plugin, name, "given")
+
     def drop(self, name: str, reason: str) -> None:
         """Take a hook package out of play and remember why."""
         self.loaded = [plugin for plugin in self.loaded if plugin.name != name]
