@@ -18,9 +18,9 @@ from vllm_enhance_nlp.words import segment, words
 
 VOCABULARY = (
     "what how why when if and or but because since not only but also either then it they its one so that before after "
-    "TCP Docker install configure the a of to from do does is are I you 什么 怎么 如果 虽然 但是 和 还是 它 吗 ？ ， 。 "
-    "就 一 先 然后 不仅 而且 北京 1,000 3.5 kg 2024-01-02 “ ” 《 》 ? , . ; : ( ) [ ] { } ` ``` -> http://a.b/c 1) "
-    "\n \t é ß 日本 한국"
+    "TCP Docker install configure the a of to from do does is are I you 什么 怎么 如果 虽然 但是 和 还是 它 吗 ？ "
+    "， 。 就 一 先 然后 不仅 而且 北京 1,000 3.5 kg 2024-01-02 “ ” 《 》 ? , . ; : ( ) [ ] { } ` ``` -> http://a.b/c "
+    "1) \n \t é ß 日本 한국"
 )
 WORDS = VOCABULARY.split(" ")
 TEXTS = st.one_of(

@@ -67,7 +67,11 @@ def _comma_starts_clause(tokens: Sequence[Token], first: int, at: int, stop: int
         return False
     if tokens[after].tag == "WH":
         # "which" after a comma is a relative clause unless an inverted verb or a noun follows
-        return clause_starts(tokens, after, stop) and tokens[after].low not in ("who", "whose", "whom")
+        following = tokens[after + 1].tag if after + 1 < stop else "PUNCT"
+        relative = {"which": ("AUX", "VZ", "VD"), "where": ("PRON", "DET", "N"), "when": ("PRON", "DET", "N")}
+        if tokens[after].low in ("who", "whose", "whom") or following in relative.get(tokens[after].low, ()):
+            return False
+        return clause_starts(tokens, after, stop)
     if tokens[after].tag in ("AUX", "PRON"):
         return clause_starts(tokens, after, stop)
     if tokens[after].tag == "V" and tokens[first].tag in ("WH", "AUX", "V"):

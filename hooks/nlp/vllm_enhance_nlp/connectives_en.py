@@ -91,13 +91,26 @@ def _coordinates(site: _Site) -> bool:
         begin = site.end + 1
         opens = clause_starts(tokens, begin, stop, bare=True) or gerund_starts(tokens, begin, stop)
         return (opens or following.low == "if") and has_verb_before(tokens, first, site.at)
-    if tokens[site.at - 1].tag == "WH":  # "How and why …"
+    if tokens[site.at - 1].tag == "WH" or tokens[site.at - 1].tag == following.tag == "AUX":
+        return False  # "How and why …", "would and will"
+    if _between(site):
         return False
     if following.tag == "WH" and (site.initial or tokens[first].tag in ("WH", "AUX", "V")):
         return _clause_after(site, bare=False)
     if verb_phrase_starts(tokens, first, site.at, site.end, stop):
         return True
     return has_verb_before(tokens, first, site.at) and _clause_after(site, bare=False)
+
+
+def _between(site: _Site) -> bool:
+    """Whether the coordinator closes "between … and …" or "both … and …" with no verb inside."""
+    for at in range(site.at - 1, max(site.first, site.at - 8) - 1, -1):
+        token = site.tokens[at]
+        if token.low in ("between", "both"):
+            return True
+        if token.tag in ("AUX", "PUNCT", "CC", "WH", "VD"):
+            return False
+    return False
 
 
 def _but(site: _Site) -> bool:
@@ -139,12 +152,22 @@ def _when(site: _Site) -> bool:
     if following is None or following.tag in ("PUNCT", "TO"):
         return False
     if before is None or before.tag in ("PUNCT", "CC"):
-        return following.tag != "AUX" and not (before is not None and before.tag == "CC") and _clause_or_gerund(site)
+        if following.tag == "AUX" or (before is not None and before.tag == "CC"):
+            return False
+        return _clause_or_gerund(site) or _question_after_comma(site)
     if before.low in en.EMBEDDING_WORDS or before.tag in ("WH", "AUX"):
         return False
     if before.tag in ("OBJ", "PRON") and site.at - 2 >= site.first:
         return site.tokens[site.at - 2].low not in en.EMBEDDING_WORDS
     return True
+
+
+def _question_after_comma(site: _Site) -> bool:
+    tokens = site.tokens
+    for at in range(site.end, min(site.stop - 1, site.end + WINDOW)):
+        if tokens[at].low == ",":
+            return tokens[at + 1].tag in ("WH", "AUX", "PRON")
+    return False
 
 
 def _while(site: _Site) -> bool:

@@ -16,11 +16,13 @@ __all__ = ["WINDOW", "clause_starts", "gerund_starts", "has_verb_before", "licen
 
 WINDOW: Final = 40
 _STOPPERS: Final = word_set("and or but if because when while although though unless")
+_PLURALS: Final = word_set("men women people children police mice feet teeth")
 _NON_FINITE: Final = word_set("be been being")
 _NOMINAL: Final = frozenset(("N", "PRON", "NUM", "ADV", "OBJ"))
 _AFTER_VERB: Final = frozenset(("DET", "PRON", "OBJ", "PREP", "TO", "ADV", "NUM", "AUX", "WH"))
 # Bare forms that are at least as often nouns: "search and filter functions".
 _NOUNY: Final = word_set(
+    "permit demand hope fear need love hate offer request "
     "water test search filter travel train work record land book cook study design plan process "
     "research service sound "
     "smell taste cost trade exercise access use help care report point order change control cover "
@@ -55,7 +57,7 @@ def finite_verb_at(tokens: Sequence[Token], index: int, stop: int, *, bare: bool
             return at
         if tag == "VD" and _past_tense(tokens, at, stop):
             return at
-        if bare and tag == "V" and (before.tag == "PRON" or before.low.endswith("s")):
+        if bare and tag == "V" and (before.tag == "PRON" or before.low.endswith("s") or before.low in _PLURALS):
             return at
     return -1
 
@@ -86,7 +88,7 @@ def clause_starts(tokens: Sequence[Token], index: int, stop: int, *, bare: bool 
     if token.tag == "WH":
         return _question_starts(tokens, index, stop)
     if token.tag == "AUX":
-        return index + 1 < stop and tokens[index + 1].tag != "PUNCT"
+        return index + 1 < stop and tokens[index + 1].tag not in ("PUNCT", "PREP", "CC")
     if token.tag == "PRON":
         if ("'" in token.low and not token.low.endswith("'s")) or token.low in ("it's", "that's", "there's"):
             return True
@@ -173,7 +175,7 @@ def verb_phrase_starts(tokens: Sequence[Token], start: int, index: int, after: i
     if following is None or following.tag in ("PUNCT", "CC"):
         return False
     if verb.tag == "V" and left.tag != "V":
-        if verb.low in _NOUNY and following.tag not in _AFTER_VERB - {"PREP", "AUX"}:
+        if verb.low in _NOUNY and following.tag not in _AFTER_VERB - {"PREP", "AUX", "TO"}:
             return verb.low in ("ride", "sleep", "work") and licensed_verb(tokens, start, index) >= 0
         return licensed_verb(tokens, start, index) >= 0
     if verb.tag == "VZ" and left.tag not in ("VZ", "DET"):

@@ -164,7 +164,7 @@ PREPOSITIONS: Final = word_set(
     "against about within "
     "across toward towards per via using like near behind beyond above below inside outside around "
     "along after "
-    "before since until till than as off up down"
+    "before since until till than as off up down out"
 )
 GREETINGS: Final = (
     "hi there",
@@ -364,7 +364,7 @@ BASE_VERBS: Final = frozenset(IRREGULAR_PAST.values()) | word_set(
     "iterate join judge "
     "jump justify kick kill kiss knit knock label land laugh launch lay leak lean lift light "
     "like limit link list "
-    "listen live load lock log look love lower maintain manage mark marry match matter measure "
+    "listen live load locate lock log look love lower maintain manage mark marry match matter measure "
     "melt memorize mention "
     "merge migrate mine minimize miss mix modify monitor mount move multiply name negotiate "
     "normalize notice notify "

@@ -28,6 +28,7 @@ _WEATHER: Final = word_set(
     "hot cold warm dark late early raining snowing rain rains snow snows sunny cloudy windy freezing noon midnight"
 )
 _IRREGULAR_PLURALS: Final = word_set("people children men women mice feet teeth police geese")
+_CLAUSE_WORDS: Final = word_set("if because although though while when unless whether that which who")
 _NOUN_GERUNDS: Final = word_set(
     "learning engineering processing computing marketing banking testing programming printing "
     "parking accounting "
@@ -50,6 +51,8 @@ def _phrase_end(tokens: Sequence[Token], at: int, stop: int) -> int:
     while at < stop and at - start < _MAX_PHRASE:
         token, low = tokens[at], tokens[at].low
         previous = tokens[at - 1] if at > start else None
+        if low in _CLAUSE_WORDS:
+            break
         proper = at > start and token.text[:1].isupper()
         if token.tag == "DET":
             if previous is not None and previous.low != "of":
@@ -89,6 +92,8 @@ def _is_plural(tokens: Sequence[Token], start: int, end: int) -> bool:
 def _candidate(text: str, tokens: Sequence[Token], start: int, end: int, *, who: bool = False) -> list[Antecedent]:
     if end <= start or end - start > _MAX_PHRASE or tokens[start].tag in ("PRON", "OBJ"):
         return []
+    if tokens[start].tag == "VG" and tokens[start].low not in _NOUN_GERUNDS and end - start > 1:
+        return []
     if all(tokens[at].tag in ("NUM", "DET") for at in range(start, end)):
         return []
     if tokens[start].low in _GENERIC or (tokens[end - 1].tag in ("DET", "PREP") and tokens[end - 1].text.islower()):
@@ -102,7 +107,9 @@ def _after_be(text: str, tokens: Sequence[Token], at: int, stop: int, question: 
     """Subject of "what/who/where is …" (all the rest), or of "why is …", "is …" (without its predicate)."""
     if at >= stop:
         return []
-    if question in ("what", "who", "where", "how far", "when"):
+    if question in ("what", "who", "where", "how far"):
+        if stop - at > 1 and tokens[stop - 1].tag == "VD":  # "where is X located"
+            stop -= 1
         plain = all(
             tokens[k].tag not in ("WH", "AUX", "PUNCT", "TO") and tokens[k].low not in ("like", "that")
             for k in range(at, stop)
@@ -112,6 +119,8 @@ def _after_be(text: str, tokens: Sequence[Token], at: int, stop: int, question: 
         end = at
         while end < stop and tokens[end].text[:1].isupper():
             end += 1
+        if tokens[end - 1].low.endswith("'s"):
+            return []
         return _candidate(text, tokens, at, end)
     end = _phrase_end(tokens, at, stop)
     predicate_inside = end == stop or tokens[end].tag in ("PREP", "CC", "TO")
@@ -231,7 +240,9 @@ def _refers(tokens: Sequence[Token], start: int, at: int, stop: int, *, event: b
         placed = before is not None and before.tag in ("AUX", "V") and before.low != "do"
         return placed and (after is None or after.tag in ("AUX", "PUNCT"))
     if low == "it":
-        if before is not None and ((before.low == "do" and ends) or before.low == "about"):
+        if before is not None and (
+            (before.low == "do" and (after is None or ends or after.tag == "ADV")) or before.low == "about"
+        ):
             return False
         near = (token.low for token in tokens[at + 1 : min(stop, at + 4)])
         if event and ((before is not None and before.low in _EVENT_VERBS) or not _EVENT_PARTICIPLES.isdisjoint(near)):

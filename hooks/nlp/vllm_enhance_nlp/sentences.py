@@ -15,12 +15,13 @@ from .types import Span
 __all__ = ["split_sentences"]
 
 _ABBREVIATIONS: Final = word_set(
-    "mr mrs ms dr prof st jr sr vs etc e.g i.e fig no inc ltd co corp dept approx al rs mt gen sen rep capt lt hon "
-    "ex eq pp ph.d m.d b.a m.a b.tech m.tech b.sc m.sc jan feb mar apr jun jul aug sep sept oct nov dec u.s u.k a.m "
-    "p.m ca cf vol"
+    "mr mrs ms dr prof st jr sr vs etc e.g i.e fig no inc ltd co corp dept approx al pvt rs mt gen sen rep capt lt hon "
+    "ex eq pp ph.d m.d b.a m.a b.tech m.tech b.sc m.sc bsc msc jan feb mar apr jun jul aug sep sept oct nov dec u.s "
+    "u.k a.m p.m ca cf vol"
 )
 _LIST_MARK: Final = re.compile(r"\(?\d{1,2}[.)、．）](?!\d)\s*|[-*•]\s+")
 _INLINE_LIST_MARK: Final = re.compile(r"(?<=[\s?？。.;；])(?=\(?\d{1,2}[.)、．）]\s*[^\W\d])")
+_INITIAL: Final = re.compile(r"\.[A-Z]\.$")  # "R.D. Sharma"
 _LINE: Final = re.compile(r"[^\r\n\u2028\u2029]+")
 # A Latin "?" or "!" ends a Chinese sentence, a "." does not (numbers, versions, names); closing marks stay with it.
 _ZH_SENTENCE: Final = re.compile(r"[^。！？!?；;…]*(?:[。！？!?；;…]+[”’」』）)\"']*|$)")
@@ -44,7 +45,15 @@ def _rejoined(line: str, spans: Iterable[tuple[int, int]]) -> list[tuple[int, in
     joined: list[tuple[int, int]] = []
     for start, end in spans:
         follows = line[start : start + 1]
-        abbreviated = joined and line[joined[-1][1] - 1] == "." and (follows.islower() or follows.isdigit())
+        abbreviated = (
+            joined
+            and line[joined[-1][1] - 1] == "."
+            and (
+                follows.islower()
+                or follows.isdigit()
+                or _INITIAL.search(line, max(0, joined[-1][1] - 4), joined[-1][1])
+            )
+        )
         if abbreviated and not _LIST_MARK.match(line, start, end):
             joined[-1] = (joined[-1][0], end)
         else:

@@ -21,6 +21,8 @@ _ADVERBIAL_WH: Final = frozenset(("how", "why", "when", "where"))
 # What a bare question word may replace without loss: "where … and why?" asks why there.
 _SWAPS: Final = {"how": ("why", "when", "where"), "why": ("how", "when", "where"), "what": ("when", "where")}
 _ELLIPTICAL: Final = _ADVERBIAL_WH | {"if", "so", "yes", "no", "not", "and", "or", "then", "what", "who", "which"}
+# A verb phrase repeats the subject in its prefix; with another one a pronoun may mean that subject.
+_OWN_SUBJECTS: Final = (" i ", " you ", " we ", " one ", " to ", "please ")
 _END: Final = " \t\r\n,;:.?!"
 _MAX_CONTEXT: Final = 1000  # characters of context repeated in front of each sub-question
 
@@ -90,8 +92,11 @@ class _Reader:
         if tokens[at].tag == "WH":
             return self._wh_kind(at, stop, asks, head)
         if tokens[at].tag == "AUX":
-            if asks and tokens[at].low not in ("be", "been"):
+            leading = tokens[at].low in ("be", "been", "being", "having") or (tokens[at].low == "had" and head is None)
+            if asks and not leading and self._subject_follows(at, stop):
                 return "question"
+            if head is not None and tokens[at].low in ("have", "be", "do"):
+                return "phrase"
             return "request" if tokens[at].low in ("do", "don't", "be") and not opened else "statement"
         if tokens[at].tag == "V" and not self._nominal_start(at, stop):
             if head is None:
@@ -119,6 +124,21 @@ class _Reader:
             if self.tokens[k].tag in ("PRON", "TO", "V", "VZ", "VD", "DET"):
                 return False
         return False
+
+    def _subject_follows(self, at: int, stop: int) -> bool:
+        """Whether the helper at `at` is inverted: "is it", "can people", but not "is opposed" or "have no plan"."""
+        following = self.tokens[at + 1] if at + 1 < stop else None
+        if following is None or following.tag in ("PREP", "AUX", "VD", "CC", "PUNCT", "TO"):
+            return False
+        if self.tokens[at].low in ("have", "has", "had"):
+            return following.tag in ("PRON", "N") or any(
+                self.tokens[k].tag == "VD" for k in range(at + 2, min(stop, at + 8))
+            )
+        if following.tag == "V":
+            return any(self.tokens[k].tag in ("V", "VZ", "VD") for k in range(at + 2, min(stop, at + 6)))
+        return following.tag != "ADV" or any(
+            self.tokens[k].tag in ("PRON", "DET") for k in range(at + 2, min(stop, at + 4))
+        )
 
     def _nominal_start(self, at: int, stop: int) -> bool:
         """Whether a leading base verb is a noun after all: "Water boils at …", "Test results are …"."""
@@ -171,7 +191,9 @@ class _Reader:
             joins = head is not None and (
                 kind in ("subordinate", "statement")
                 or (alternative and clause.connective is not None and clause.connective.role == "coordinator")
-                or (kind == "phrase" and previous == "subordinate")
+                or (kind == "phrase" and (previous == "subordinate" or not self._verb_prefix(head, clause)))
+                or (kind == "phrase" and clause.connective is not None and clause.connective.sense == "contrast")
+                or (clause.connective is not None and clause.connective.text.startswith("neither"))
             )
             if joins or (kind == "bare" and head is not None and not self._swappable(head, self._bare_word(clause))):
                 self.units[-1].end = clause.span.end
@@ -183,7 +205,23 @@ class _Reader:
             previous = kind
         if asks and head is None and sentence.rstrip().endswith(("?", "？")) and clauses:
             self.units.append(self._unit(clauses[-1], "question", None, asks))
+        self._join_fragments(begin)
         self._share_preface(span, begin)
+
+    def _join_fragments(self, begin: int) -> None:
+        """Join a unit without any verb to its neighbour: "When, if ever, should …", "At what age, how, and where …"."""
+        kept: list[_Unit] = []
+        for unit in self.units[begin:]:
+            if kept and not (self._has_verb(kept[-1]) and self._has_verb(unit)):
+                kept[-1].end, kept[-1].main, kept[-1].stop = unit.end, unit.main, unit.stop
+            else:
+                kept.append(unit)
+        self.units[begin:] = kept
+
+    def _has_verb(self, unit: _Unit) -> bool:
+        tokens = self.tokens[unit.first : unit.stop]
+        verbs = ("AUX", "V", "VZ", "VD", "VG", "TO")
+        return bool(unit.prefix) or any(token.tag in verbs or "'" in token.low for token in tokens)
 
     def _elliptical(self, span: Span, clauses: Sequence[Clause]) -> bool:
         """Take a sentence that is no question without the one before it: "Why?", "If so, how?", "Why or why not?"."""
@@ -242,6 +280,10 @@ class _Reader:
             return ""
         if verb + 2 < head.main and tokens[verb + 1].tag == "TO" and tokens[verb + 2].tag in ("V", "AUX"):
             verb += 2
+        # A helper, "that" or "to" in between opens another verb, which the phrase may be parallel to instead.
+        inner = tokens[verb + 1 : limit]
+        if any(token.tag in ("AUX", "WH", "TO") or token.low == "that" for token in inner):
+            return ""
         return self.text[head.start : tokens[verb].start]
 
     def _swappable(self, head: _Unit, word: str) -> bool:
@@ -289,7 +331,8 @@ class _Reader:
             before = self.units[index - 1]
             event = before.first < len(self.tokens) and self.tokens[before.first].low in ("why", "how")
             places = anaphora(self.tokens, unit.first, unit.stop, unit.main, event=event) if head else []
-            unit.pronouns = places
+            own_subject = unit.kind == "phrase" and not unit.prefix.lower().endswith(_OWN_SUBJECTS)
+            unit.pronouns = [] if own_subject else places
 
     def render(self, index: int) -> SubQuestion:
         """The text of one unit, standing alone."""
