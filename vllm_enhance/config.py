@@ -7,8 +7,10 @@ text of its setting; one that was not leaves the setting to ``ENHANCE_*`` or its
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -165,7 +167,7 @@ class CacheConfig(Config):
         if self.cache_type is CacheType.MEMORY:
             return None
         if self.cache_type is CacheType.SQLITE:
-            return f"sqlite:///{self.sqlite_path}"
+            return f"sqlite://{Path(str(self.sqlite_path)).absolute()}"
         password = self.redis_password.get_secret_value() if self.redis_password is not None else ""
         user = quote(self.redis_username, safe="")
         secret = f"{user}:{quote(password, safe='')}@" if password or user else ""
@@ -188,6 +190,10 @@ class CacheConfig(Config):
 # --------------------------------------------------------------------------- similarity
 
 
+def _shared_memory() -> str:
+    return f"sqlite:///dev/shm/vllm-enhance-{os.getuid()}/similar-results.db"
+
+
 class SimilarityConfig(Config):
     """Reuse of answers to the same question in other words.
 
@@ -206,7 +212,7 @@ class SimilarityConfig(Config):
     similarity_threshold: float = Field(default=0.95, ge=-1, le=1)
     max_similar_results: int = Field(default=5, ge=1, le=100)
     vector_dimension: int | None = Field(default=None, ge=1)
-    results_store: str | None = "sqlite:///dev/shm"
+    results_store: str | None = Field(default_factory=_shared_memory)
     results_ttl: float = Field(default=600, ge=1)
 
     SETTINGS: ClassVar[Mapping[str, tuple[str, Callable[[Any], str]]]] = {
@@ -214,9 +220,14 @@ class SimilarityConfig(Config):
         "embedding_model": ("embedding-model", str),
         "similarity_threshold": ("similarity-threshold", repr),
         "max_similar_results": ("similar-results-limit", str),
-        "results_store": ("similar-results", str),
         "results_ttl": ("similar-results-ttl", _seconds),
     }
+
+    def chosen(self) -> dict[str, tuple[str, str]]:
+        found = super().chosen()
+        if self.enable_vector_search and self.results_store:
+            found["similar-results"] = (Secret(self.results_store), "SimilarityConfig.results_store")
+        return found
 
 
 # --------------------------------------------------------------------------- the handler

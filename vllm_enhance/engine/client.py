@@ -20,6 +20,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from vllm_enhance.engine.api import PythonAPI, construction
 from vllm_enhance.engine.call import Call, admit
 from vllm_enhance.engine.collector import EnhancedRequestOutputCollector, leading
 from vllm_enhance.engine.inflight import Generation
@@ -42,8 +43,10 @@ PARAMETERS = tuple(inspect.signature(AsyncLLM.add_request).parameters)[4:]
 
 
 @watched
-class EnhancedAsyncLLM(AsyncLLM):
+class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
     """``AsyncLLM`` with the cache in front; a drop-in for it.
+
+    ``EnhancedAsyncLLM(model=…, handler_config=…)`` makes one from engine arguments (those of ``AsyncEngineArgs``).
 
     Attributes:
         enhance: the plugin's side, or ``None`` while this client serves plain.
@@ -52,15 +55,23 @@ class EnhancedAsyncLLM(AsyncLLM):
     enhance: Runtime | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs, self.assembly = construction(args, kwargs)
         super().__init__(*args, **kwargs)
         from vllm_enhance.engine.patches import make_runtime
 
-        self.enhance = make_runtime(self, kwargs)
+        self.enhance = make_runtime(self, kwargs, self.assembly)
 
     # ------------------------------------------------------------------ requests
 
     @functools.wraps(AsyncLLM.add_request)
     async def add_request(
+        self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
+    ) -> EnhancedRequestOutputCollector:
+        self._check_open()
+        arrived = self._now()
+        return self._given_out(await self._take(request_id, prompt, params, *args, **kwargs), request_id, arrived)
+
+    async def _take(
         self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
     ) -> EnhancedRequestOutputCollector:
         runtime = self.enhance
@@ -178,13 +189,13 @@ class EnhancedAsyncLLM(AsyncLLM):
             return None
         try:
             collector = self._collector(runtime, call, call.reader(generation.tape))
-            collector.joined, collector.generation = True, generation
-            generation.readers.add(collector)
             if not collector.final_only:
                 self._report_each_step(generation)
         except Exception as error:
             runtime.fault("join", error)
             return None
+        collector.joined, collector.generation = True, generation
+        generation.readers.add(collector)
         runtime.table.enter(collector, call.request_id)
         runtime.decide(call, collector, Decision(Source.JOINED))
         runtime.gauge_readers()
@@ -259,6 +270,7 @@ class EnhancedAsyncLLM(AsyncLLM):
         if not isinstance(collector, EnhancedRequestOutputCollector):
             runtime.decide(call, None, miss)
             return collector
+        collector.call = call
         collector.make_reader = lambda: call.reader(generation.tape)
         collector.on_fault = runtime.fault
         collector.on_close = lambda each: runtime.safely(lambda: self._left(runtime, each), None)
@@ -363,6 +375,7 @@ class EnhancedAsyncLLM(AsyncLLM):
     def _collector(self, runtime: Runtime, call: Call, reader: Reader) -> EnhancedRequestOutputCollector:
         internal_id = f"{call.request_id}-{secrets.token_hex(4)}"
         collector = EnhancedRequestOutputCollector(call.params.output_kind, internal_id)
+        collector.call = call
         collector.on_fault = runtime.fault
         collector.play(reader)  # before it is entered anywhere: a record that cannot be played shows here
         return collector

@@ -16,6 +16,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from vllm_enhance.engine.inflight import Generation
+from vllm_enhance.engine.reading import ReadableCollector
 from vllm_enhance.engine.replay import Reader
 from vllm_enhance.scope import Decision
 
@@ -25,7 +26,7 @@ leading: ContextVar[Generation | None] = ContextVar("vllm_enhance_leading", defa
 """The generation whose engine request is being added by this task; read when vLLM makes the collector."""
 
 
-class EnhancedRequestOutputCollector(RequestOutputCollector):
+class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
     """Behaves as vLLM's own until it leads a generation or is given a tape to play.
 
     Attributes:
@@ -46,6 +47,12 @@ class EnhancedRequestOutputCollector(RequestOutputCollector):
         self.decision: Decision | None = None
         self.make_reader: Callable[[], Reader] | None = None
         self.on_close: Callable[[EnhancedRequestOutputCollector], None] | None = None
+        self.after_close: list[Callable[[], None]] = []
+        self.user_id = request_id
+        try:
+            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop = None
         self.joined = False
         self._played = False
         self.generation = leading.get()
@@ -86,6 +93,9 @@ class EnhancedRequestOutputCollector(RequestOutputCollector):
     # ------------------------------------------------------------------ the caller's side
 
     async def get(self) -> RequestOutput | PoolingRequestOutput:
+        return self._handed_over(await self._get())
+
+    async def _get(self) -> RequestOutput | PoolingRequestOutput:
         while True:
             if self.output is not None:
                 return await super().get()
@@ -101,13 +111,32 @@ class EnhancedRequestOutputCollector(RequestOutputCollector):
 
     def get_nowait(self) -> RequestOutput | PoolingRequestOutput | None:
         # Only what is there already: a replay that gave all its chunks here would starve the event loop.
-        return super().get_nowait()
+        output = super().get_nowait()
+        return None if output is None else self._handed_over(output)
 
     def close(self) -> None:
         super().close()
+        self._end()
+
+    def __del__(self) -> None:
+        super().__del__()
+        loop = self._loop
+        if (self.on_close is not None or self.after_close) and loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._end)  # dropped unread: keep the books on the loop
+
+    def _handed_over(self, output: RequestOutput | PoolingRequestOutput) -> RequestOutput | PoolingRequestOutput:
+        """A caller who reads by hand need not close: the last output ends it."""
+        if output.finished:
+            self._end()
+        return output
+
+    def _end(self) -> None:
         on_close, self.on_close = self.on_close, None
         if on_close is not None:
             on_close(self)
+        after_close, self.after_close = self.after_close, []
+        for call in after_close:
+            call()
 
     # ------------------------------------------------------------------ ours
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -114,7 +115,8 @@ class InflightTable:
 
     def __init__(self) -> None:
         self._by_key: dict[bytes, Generation] = {}
-        self._readers: dict[str, EnhancedRequestOutputCollector] = {}
+        # Weak: a caller who drops its collector unread must not be remembered for ever.
+        self._readers: dict[str, weakref.ref[EnhancedRequestOutputCollector]] = {}
         self._by_external: dict[str, set[str]] = {}
         self.num_joined = 0
 
@@ -125,6 +127,14 @@ class InflightTable:
     def num_readers(self) -> int:
         """Callers that read an answer now, from the engine or from a tape."""
         return len(self._readers)
+
+    def readers(self) -> list[EnhancedRequestOutputCollector]:
+        """Those who read an answer now."""
+        return [reader for name in list(self._readers) if (reader := self._reader(name)) is not None]
+
+    def _reader(self, name: str) -> EnhancedRequestOutputCollector | None:
+        reference = self._readers.get(name)
+        return None if reference is None else reference()
 
     def get(self, key: bytes) -> Generation | None:
         """The running generation of this key."""
@@ -143,7 +153,7 @@ class InflightTable:
     def enter(self, reader: EnhancedRequestOutputCollector, external_id: str) -> None:
         """Remember a reader under its internal and external id."""
         reader.external_id = external_id
-        self._readers[reader.request_id] = reader
+        self._readers[reader.request_id] = weakref.ref(reader)
         self.num_joined += reader.joined
         self._by_external.setdefault(external_id, set()).add(reader.request_id)
 
@@ -179,7 +189,7 @@ class InflightTable:
         foreign: list[str] = []
         for name in ids:
             names = [name] if internal else list(self._by_external.get(name, ()))
-            readers = [self._readers[each] for each in names if each in self._readers]
+            readers = [reader for each in names if (reader := self._reader(each)) is not None]
             if not readers:
                 foreign.append(name)
             for reader in readers:

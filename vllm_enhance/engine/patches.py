@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vllm_enhance.assembly import Assembly, assemble, equip
 from vllm_enhance.errors import ConfigurationError
 from vllm_enhance.metrics import Metrics
 from vllm_enhance.plugins import PluginSet, load_plugins
@@ -261,13 +262,18 @@ def activate(settings: Settings) -> None:
     Raises:
         UnsupportedEngineError: it has not, and ``--enhance-strict`` is on.
     """
+    STATE.settings = settings
+    _plugins()
+    _fit(settings)
+
+
+def _fit(settings: Settings) -> None:
+    """Probe this vLLM and patch it, once."""
     from vllm_enhance.engine.compat import TESTED, failed_probes
     from vllm_enhance.errors import UnsupportedEngineError
 
     _share_log_handlers()
-    STATE.settings = settings
     STATE.metrics = STATE.metrics or Metrics()
-    _plugins()
     if STATE.refused or any(not patch.always and patch.target in STATE.applied for patch in PATCHES):
         return
     STATE.refused = failed_probes()
@@ -286,27 +292,33 @@ def activate(settings: Settings) -> None:
     STATE.metrics.gauge("vllm_enhance_enabled", 0)
 
 
-def make_runtime(client: Any, made_with: Mapping[str, Any]) -> Any:
-    """The plugin's side of an engine client that has just been made; ``None`` when it serves plain."""
-    if STATE.settings is None:
-        activate(resolve(_table(), {}, os.environ))
-    if not STATE.on:
+def make_runtime(client: Any, made_with: Mapping[str, Any], assembly: Assembly | None = None) -> Any:
+    """The plugin's side of an engine client that has just been made; ``None`` when it serves plain.
+
+    Args:
+        assembly: what this one is equipped with; by default what the process was switched on with, or else what the
+            environment says. Hook objects are never shared between clients.
+    """
+    if assembly is None:
+        assembly = equip(STATE.settings) if STATE.settings is not None else assemble({}, os.environ)
+    settings = assembly.settings
+    _fit(settings)
+    if STATE.refused:
         return None
     from vllm_enhance.engine.runtime import Runtime
 
-    assert STATE.settings is not None
     assert STATE.metrics is not None
     try:
         return Runtime(
             client,
-            STATE.settings,
-            _plugins(),
-            STATE.metrics,
+            settings,
+            assembly.plugins,
+            STATE.metrics.separate(),
             epoch_path=STATE.epoch_path,
             api_process=(made_with.get("client_index") or 0, made_with.get("client_count") or 1),
         )
     except Exception:
-        if STATE.settings["strict"]:
+        if settings["strict"]:
             raise
         logger.exception("vllm-enhance could not start; vLLM serves plain")
         STATE.metrics.gauge("vllm_enhance_enabled", 0)
@@ -339,8 +351,6 @@ def _switch(args: Any) -> None:
         activate(settings)
     except ConfigurationError as error:
         _exit(str(error))
-    if settings["cache-sampled"]:
-        logger.info("sampled answers are reused too (temperature above 0); --enhance-cache-sampled off reuses fewer")
 
 
 def _check(settings: Settings) -> None:

@@ -72,6 +72,11 @@ class Reader:
         self.done = False
 
     @property
+    def tape(self) -> Tape:
+        """What it reads."""
+        return self._tape
+
+    @property
     def final_only(self) -> bool:
         """Whether this caller reads nothing before the end."""
         return self._final_only
