@@ -5,7 +5,7 @@ from __future__ import annotations
 from vllm_enhance.metrics import Metric, Metrics
 from vllm_enhance_cache.lru import LRUCache, LRUCounts
 
-__all__ = ["METRICS", "MemoryMeter"]
+__all__ = ["METRICS", "MemoryMeter", "StoreMeter"]
 
 METRICS: tuple[Metric, ...] = (
     Metric("vllm_enhance_cache_bytes", "gauge", "Memory held by stored answers, all API server processes together."),
@@ -20,6 +20,35 @@ METRICS: tuple[Metric, ...] = (
         "Answers not kept or not used: too_large, flushed (forgotten while it was generated), mismatch.",
         ("reason",),
     ),
+    Metric(
+        "vllm_enhance_store_call_seconds",
+        "histogram",
+        "Calls to the shared store by operation and outcome (ok, late, timeout, unavailable, refused, error, "
+        "saturated, cancelled).",
+        ("operation", "outcome"),
+    ),
+    Metric("vllm_enhance_store_lookups", "counter", "Answered lookups in the shared store by result.", ("result",)),
+    Metric(
+        "vllm_enhance_store_refused",
+        "counter",
+        "Values from the shared store that were not used, by what is wrong with them.",
+        ("reason",),
+    ),
+    Metric(
+        "vllm_enhance_store_dropped",
+        "counter",
+        "Answers that did not reach the shared store, by reason.",
+        ("reason",),
+    ),
+    Metric(
+        "vllm_enhance_store_open",
+        "gauge",
+        "1 while the shared store is not asked because it fails, in any API server process.",
+        ("side",),
+        multiprocess="livemax",
+    ),
+    Metric("vllm_enhance_store_entries", "gauge", "Answers in the shared store, if it can say.", (), (), "livemax"),
+    Metric("vllm_enhance_store_bytes", "gauge", "Size of the shared store, if it can say.", (), (), "livemax"),
 )
 
 
@@ -50,3 +79,39 @@ class MemoryMeter:
                 setattr(self._told, field, value)
         self._metrics.gauge("vllm_enhance_cache_bytes", self._cache.nbytes)
         self._metrics.gauge("vllm_enhance_cache_entries", len(self._cache))
+
+
+class StoreMeter:
+    """Counts what the shared tier does; silent without metrics."""
+
+    def __init__(self, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics
+
+    def call(self, operation: str, outcome: str, seconds: float) -> None:
+        if self._metrics is not None:
+            self._metrics.observe("vllm_enhance_store_call_seconds", seconds, operation, outcome)
+
+    def lookup(self, result: str) -> None:
+        self._count("vllm_enhance_store_lookups", result)
+
+    def refused(self, reason: str) -> None:
+        self._count("vllm_enhance_store_refused", reason)
+
+    def dropped(self, reason: str) -> None:
+        self._count("vllm_enhance_store_dropped", reason)
+
+    def breaker(self, side: str, is_open: bool) -> None:
+        if self._metrics is not None:
+            self._metrics.gauge("vllm_enhance_store_open", float(is_open), side)
+
+    def size(self, entries: int | None, nbytes: int | None) -> None:
+        if self._metrics is None:
+            return
+        if entries is not None:
+            self._metrics.gauge("vllm_enhance_store_entries", entries)
+        if nbytes is not None:
+            self._metrics.gauge("vllm_enhance_store_bytes", nbytes)
+
+    def _count(self, name: str, label: str) -> None:
+        if self._metrics is not None:
+            self._metrics.count(name, 1, label)

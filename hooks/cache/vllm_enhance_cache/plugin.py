@@ -6,14 +6,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from vllm_enhance.errors import ConfigurationError
 from vllm_enhance.hookspecs import hookimpl
-from vllm_enhance.stores import Horizon
+from vllm_enhance.stores import Horizon, Store
 from vllm_enhance.types import (
     AnnotationKey,
     HealthReport,
     InvalidationScope,
+    Lookup,
     Outcome,
     RequestContext,
     Respond,
@@ -21,14 +26,16 @@ from vllm_enhance.types import (
 )
 from vllm_enhance_cache.entries import Entry
 from vllm_enhance_cache.lru import LRUCache
-from vllm_enhance_cache.meters import METRICS, MemoryMeter
+from vllm_enhance_cache.meters import METRICS, MemoryMeter, StoreMeter
 from vllm_enhance_cache.options import SETTINGS, CacheOptions
+from vllm_enhance_cache.stores import open_store, shares
 
 if TYPE_CHECKING:
     from vllm_enhance.context import HookContext
     from vllm_enhance.metrics import Metrics
     from vllm_enhance.records import GenerationRecord
     from vllm_enhance.settings import Setting
+    from vllm_enhance_cache.shared import SharedTier
 
 __all__ = ["ADMITTED", "CacheHook"]
 
@@ -49,21 +56,32 @@ class CacheHook:
 
     Args:
         options: instead of settings; then ``startup`` leaves them alone.
+        store: a store of one's own instead of the one that ``options.store`` names; closed at shutdown.
         clock: Unix time in seconds.
     """
 
-    def __init__(self, options: CacheOptions | None = None, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        options: CacheOptions | None = None,
+        *,
+        store: Store | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._given = options
+        self._own_store = store
+        self._shared: SharedTier | None = None
+        self._store_problem = ""
         self._clock = clock
         self._metrics: Metrics | None = None
         self._horizon = Horizon()
         self._ticker: asyncio.Task[None] | None = None
+        self._purging: set[asyncio.Task[None]] = set()
         self._use(options or CacheOptions(), None)
 
     # ------------------------------------------------------------------ traffic
 
     @hookimpl(inline=True, trylast=True)
-    def pre_request(self, request: RequestContext) -> Respond | None:
+    def pre_request(self, request: RequestContext) -> Respond | Lookup | None:
         """Answer from memory, or offer a lookup in the shared store."""
         key = request.key
         if key is None or not self._options.enabled:
@@ -74,7 +92,19 @@ class CacheHook:
             if entry is not None and self._usable(entry, request, now):
                 return _answer(entry, Source.MEMORY, now)
         request.annotations.set(ADMITTED, self._horizon.generation)
-        return None
+        if self._shared is None or request.directives.no_cache or not self._shared.available:
+            return None
+        return Lookup(partial(self._look, self._shared, request, key), "store")
+
+    async def _look(self, shared: SharedTier, request: RequestContext, key: bytes) -> Respond | None:
+        found = await shared.fetch(key, request.tenant)
+        if found is None:
+            return None
+        now = self._clock()
+        entry = self._capped(found, now)
+        if entry.expires_at <= now or not self._usable(entry, request, now):
+            return None
+        return _answer(entry, Source.STORE, now)
 
     @hookimpl(inline=True)
     def post_output(self, request: RequestContext, record: GenerationRecord, outcome: Outcome) -> None:
@@ -93,7 +123,8 @@ class CacheHook:
             min(record.created_at, now) + self._options.ttl,
             request.annotations.get(ADMITTED, 0) or 0,
         )
-        self._keep(entry, now)
+        if self._keep(entry, now) and self._shared is not None:
+            self._shared.save(entry)
 
     # ------------------------------------------------------------------ life cycle
 
@@ -107,6 +138,8 @@ class CacheHook:
             context.metrics.declare(metric)
         self._clock = context.clock
         self._use(self._given or CacheOptions.from_settings(context.settings), context.metrics)
+        if self._options.enabled and (self._own_store is not None or shares(self._options.store)):
+            await self._open_store(context)
         self._ticker = asyncio.create_task(self._tick(), name="enhance-cache")
 
     @hookimpl
@@ -115,18 +148,28 @@ class CacheHook:
         if ticker is not None:
             ticker.cancel()
             await asyncio.gather(ticker, return_exceptions=True)
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            await shared.close()
         self._publish()
 
     @hookimpl(inline=True)
     def health(self) -> list[HealthReport]:
         if not self._options.enabled:
             return [HealthReport("cache", "healthy", "off")]
-        return [HealthReport("cache", "healthy", f"{len(self._memory)} entries, {self._memory.nbytes} bytes in memory")]
+        reports = [
+            HealthReport("cache", "healthy", f"{len(self._memory)} entries, {self._memory.nbytes} bytes in memory")
+        ]
+        if self._shared is not None:
+            reports.append(self._shared.health())
+        elif self._store_problem:
+            reports.append(HealthReport("store", "unhealthy", self._store_problem))
+        return reports
 
-    @hookimpl(inline=True)
-    def stats(self) -> Mapping[str, Any]:
+    @hookimpl
+    async def stats(self) -> Mapping[str, Any]:
         counts, memory = self._memory.counts, self._memory
-        return {
+        found: dict[str, Any] = {
             "enabled": self._options.enabled,
             "memory": {
                 "entries": len(memory),
@@ -136,20 +179,28 @@ class CacheHook:
                 **{name: getattr(counts, name) for name in counts.__slots__},
             },
         }
+        if self._shared is not None:
+            found["store"] = await self._shared.stats()
+        return found
 
     @hookimpl
     async def invalidate(self, scope: InvalidationScope) -> int:
-        """Forget. Nothing in ``scope`` is served once this returns, answers now being generated included.
+        """Forget. Nothing in ``scope`` is served here once this returns, answers now being generated included, nor by
+        any process on the same store a second later.
+
+        Returns:
+            how many answers, counted where most of them are: in the store, else in memory. An answer in both is one.
 
         Raises:
             DirectiveError: the scope cannot be understood.
         """
         now = self._clock()
         keys = self._memory.select(scope, now)
-        if scope.dry_run:
-            return len(keys)
-        self._horizon = self._horizon.forget(scope, now)
-        return await self._purge(keys)
+        if not scope.dry_run:
+            self._horizon = self._horizon.forget(scope, now)
+            await self._purge(keys)
+        stored = await self._shared.invalidate(scope) if self._shared is not None else None
+        return max(len(keys), stored or 0)
 
     # ------------------------------------------------------------------ inside
 
@@ -158,6 +209,60 @@ class CacheHook:
         self._metrics = metrics
         self._memory = LRUCache(options.max_bytes, options.max_entries, options.max_entry_bytes, ttl=options.ttl)
         self._meter = MemoryMeter(self._memory, metrics) if metrics is not None else None
+
+    async def _open_store(self, context: HookContext) -> None:
+        from vllm_enhance_cache.envelope import Envelope
+        from vllm_enhance_cache.shared import SharedTier
+
+        options = self._options
+        try:
+            store = self._own_store or open_store(
+                options.store, prefix=options.store_prefix, max_bytes=options.store_max_bytes, clock=self._clock
+            )
+        except ConfigurationError as error:
+            self._store_problem = str(error)
+            logger.error("answers are kept in memory only: %s", error)
+            return
+        self._shared = SharedTier(
+            store,
+            Envelope(options.store_key, compression=options.compression, max_bytes=options.max_entry_bytes),
+            StoreMeter(context.metrics),
+            deadline=options.store_deadline,
+            on_entry=self._fetched,
+            on_horizon=self._moved,
+            clock=self._clock,
+            monotonic=context.monotonic,
+        )
+        await self._shared.start()
+        if not options.store_key:
+            logger.warning(
+                "ENHANCE_STORE_KEY is not set: whoever can write to the store can make this server say anything"
+            )
+
+    def _fetched(self, entry: Entry) -> None:
+        """An entry has come from the store, perhaps too late for who asked: memory takes it."""
+        now = self._clock()
+        self._keep(self._capped(entry, now), now)
+
+    def _capped(self, entry: Entry, now: float) -> Entry:
+        """``entry``, living no longer than our own time to live allows."""
+        ours = min(entry.created_at, now) + self._options.ttl
+        return entry if entry.expires_at <= ours else msgspec.structs.replace(entry, expires_at=ours)
+
+    def _moved(self, horizon: Horizon) -> None:
+        """The store's horizon has moved: follow, and drop from memory what is behind it."""
+        self._horizon = self._horizon.merge(horizon)
+        task = asyncio.get_running_loop().create_task(self._purge_behind(), name="enhance-cache-purge")
+        self._purging.add(task)
+        task.add_done_callback(self._purging.discard)
+
+    async def _purge_behind(self) -> None:
+        entries = self._memory.entries()
+        for start in range(0, len(entries), PURGE_CHUNK):
+            for entry in entries[start : start + PURGE_CHUNK]:
+                if not entry.admitted_by(self._horizon):
+                    self._memory.delete(entry.key)
+            await asyncio.sleep(0)
 
     def _count_refused(self, reason: str) -> None:
         if self._metrics is not None:
@@ -168,13 +273,18 @@ class CacheHook:
         if entry.tenant != request.tenant or entry.record.prompt_tokens != len(request.prompt_token_ids):
             self._count_refused("mismatch")
             return False
+        horizon = self._horizon
+        if (
+            entry.generation < horizon.generation or entry.created_at <= horizon.created_after
+        ) and not entry.admitted_by(horizon):
+            return False  # a purge is on its way here
         return request.directives.accepts_age(now - entry.created_at)
 
-    def _keep(self, entry: Entry, now: float) -> None:
+    def _keep(self, entry: Entry, now: float) -> bool:
         if not entry.admitted_by(self._horizon):
             self._count_refused("flushed")
-            return
-        self._memory.put(entry, now)
+            return False
+        return self._memory.put(entry, now)
 
     async def _purge(self, keys: Sequence[bytes]) -> int:
         dropped = 0

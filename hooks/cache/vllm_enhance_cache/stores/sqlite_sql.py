@@ -235,7 +235,7 @@ def tidy(connection: sqlite3.Connection, now: float, max_bytes: int, touched: Ma
         _evict(connection, int(max_bytes * LOW_WATER))
     free, pages = _pragma(connection, "freelist_count"), _pragma(connection, "page_count")
     if free > FREE_SHARE * pages:
-        connection.execute("PRAGMA incremental_vacuum(256)").fetchall()
+        connection.executescript("PRAGMA incremental_vacuum(256)")  # execute() would stop after one page
 
 
 def _evict(connection: sqlite3.Connection, goal: int) -> None:

@@ -1,0 +1,218 @@
+"""The contract on Redis: plain, unix socket, Cluster and Sentinel, each with real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from cache_support import key_of, record_of
+from hypothesis import settings
+from redis_servers import RedisServer, free_port, redis_binary
+from vllm_enhance_cache.entries import Entry
+from vllm_enhance_cache.envelope import Envelope
+from vllm_enhance_cache.stores import open_store
+
+from vllm_enhance.stores import EntryTags, Store
+from vllm_enhance.testing.stores import StoreContract, StoreMachine
+from vllm_enhance.types import InvalidationScope
+
+pytestmark = pytest.mark.redis
+
+
+def sealed(text: bytes, key: bytes, tags: EntryTags) -> bytes:
+    """An envelope: Redis reads tenant, model and time from its head."""
+    record = record_of(text.hex(), created_at=tags.created_at)
+    entry = Entry(key, record, tags.tenant, tags.model, tags.created_at, tags.created_at + 3600)
+    return Envelope().seal(entry)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    folder = tmp_path_factory.mktemp("redis")
+    server = RedisServer(folder, "--unixsocket", str(folder / "s")).start()
+    yield server
+    server.stop()
+
+
+class RedisContract(StoreContract):
+    shared = True
+    url = ""
+
+    def value_of(self, text: bytes, key: bytes, tags: EntryTags) -> bytes:
+        return sealed(text, key, tags)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Store]:
+        store = open_store(self.url)
+        yield store
+        await store.close()
+
+
+class TestRedisStore(RedisContract):
+    @pytest.fixture(autouse=True)
+    def _empty(self, server: RedisServer) -> None:
+        server.command("FLUSHALL")
+        self.url = server.url
+
+
+class TestRedisOverUnixSocket(RedisContract):
+    @pytest.fixture(autouse=True)
+    def _empty(self, server: RedisServer) -> None:
+        server.command("FLUSHALL")
+        self.url = f"unix://{server.folder}/s?db=1"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    folder = tmp_path_factory.mktemp("cluster")
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    servers = [RedisServer(folder / str(n), *options).start() for n in range(3)]
+    step = 16384 // 3 + 1
+    for number, node in enumerate(servers):
+        slots = range(number * step, min((number + 1) * step, 16384))
+        node.command("CLUSTER", "ADDSLOTS", *map(str, slots))
+        node.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    for node in servers[1:]:
+        node.command("CLUSTER", "MEET", "127.0.0.1", str(servers[0].port))
+    deadline = time.monotonic() + 20
+    while not all(_joined(node) for node in servers):
+        assert time.monotonic() < deadline, "the cluster did not form"
+        time.sleep(0.1)
+    yield servers
+    for node in servers:
+        node.stop()
+
+
+def _joined(node: RedisServer) -> bool:
+    info = node.command("CLUSTER", "INFO")
+    values = info if isinstance(info, dict) else dict(line.split(":") for line in info.decode().split())
+    return values["cluster_state"] == "ok" and values["cluster_slots_ok"] == "16384"
+
+
+class TestRedisCluster(RedisContract):
+    @pytest.fixture(autouse=True)
+    def _empty(self, cluster: list[RedisServer]) -> None:
+        for node in cluster:
+            node.command("FLUSHALL")
+        self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in cluster)
+
+
+@pytest.fixture(scope="module")
+def sentinel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer, int]]:
+    folder = tmp_path_factory.mktemp("sentinel")
+    master = RedisServer(folder / "master").start()
+    port = free_port()
+    (folder / "sentinel.conf").write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {folder}\nlogfile {folder}/sentinel.log\n"
+        f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
+    )
+    process = subprocess.Popen([redis_binary(), str(folder / "sentinel.conf"), "--sentinel"], stdout=subprocess.DEVNULL)
+    watcher = RedisServer(folder, port=port)
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            assert watcher.command("SENTINEL", "MASTERS")
+            break
+        except Exception:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    yield master, port
+    process.terminate()
+    process.wait(10)
+    master.stop()
+
+
+class TestRedisSentinel(RedisContract):
+    @pytest.fixture(autouse=True)
+    def _empty(self, sentinel: tuple[RedisServer, int]) -> None:
+        master, port = sentinel
+        master.command("FLUSHALL")
+        self.url = f"redis+sentinel://127.0.0.1:{port}/mymaster"
+
+
+def test_against_a_dict(server: RedisServer) -> None:
+    class Machine(StoreMachine):
+        async def open_store(self) -> Store:
+            server.command("FLUSHALL")
+            return open_store(server.url)
+
+        def value_of(self, text: bytes, key: bytes, tags: EntryTags) -> bytes:
+            return sealed(text, key, tags)
+
+    from hypothesis.stateful import run_state_machine_as_test
+
+    run_state_machine_as_test(Machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None))
+
+
+# --------------------------------------------------------------------------- Redis' own
+
+
+async def test_no_name_carries_text(server: RedisServer) -> None:
+    server.command("FLUSHALL")
+    store = open_store(server.url, prefix="my*prefix[1]")
+    tags = EntryTags(b"t" * 16, "secret-model", time.time())
+    await store.put(key_of(1), sealed(b"", key_of(1), tags), ttl=60, tags=tags)
+    await store.lease(key_of(1), b"me", 60)
+    await store.forget(InvalidationScope("model", "secret-model"))
+    names = [name.decode() for name in server.command("KEYS", "*")]
+    assert len(names) == 3
+    assert all(name.startswith("my*prefix[1]:1:") for name in names)
+    assert not any("secret" in name for name in names)
+    assert await store.clear(InvalidationScope("all")) == 1
+    await store.close()
+
+
+async def test_prefixes_are_apart(server: RedisServer) -> None:
+    server.command("FLUSHALL")
+    ours, theirs = open_store(server.url, prefix="a"), open_store(server.url, prefix="a*")
+    await theirs.put(key_of(1), b"v", ttl=60, tags=EntryTags())
+    assert await ours.get(key_of(1)) is None
+    assert await ours.clear(InvalidationScope("all")) == 0
+    assert await theirs.get(key_of(1)) == b"v"
+    await ours.close()
+    await theirs.close()
+
+
+async def test_a_flush_is_told_at_once(server: RedisServer) -> None:
+    here, there = open_store(server.url), open_store(server.url)
+    await here.changed(0.1)
+    waiting = asyncio.ensure_future(here.changed(5.0))
+    await asyncio.sleep(0.05)
+    started = time.monotonic()
+    await there.forget(InvalidationScope("all"))
+    await waiting
+    assert time.monotonic() - started < 0.5
+    await here.close()
+    await there.close()
+
+
+async def test_values_and_names_of_strangers_do_no_harm(server: RedisServer) -> None:
+    server.command("FLUSHALL")
+    store = open_store(server.url)
+    base = "vllm-enhance:1:"
+    server.command("LPUSH", f"{base}e:{key_of(1).hex()}", "a list")
+    server.command("SET", f"{base}e:nothex", "x")
+    server.command("SET", f"{base}e:{key_of(2).hex()}", "short")
+    server.command("HSET", f"{base}horizon", "generation", "many", "tenants:zz", "1", "odd", "1", "version", "v")
+    assert (await store.horizon()).generation == 0
+    assert await store.clear(InvalidationScope("model", "m", dry_run=True)) == 0
+    assert {key async for key, _ in store.scan()} == {key_of(2)}
+    assert await store.clear(InvalidationScope("all")) == 3
+    await store.close()
+
+
+async def test_stats_give_advice(server: RedisServer) -> None:
+    store = open_store(server.url)
+    assert "no maxmemory" in str((await store.stats()).detail["advice"])
+    server.command("CONFIG", "SET", "maxmemory", "100mb")
+    server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        assert (await store.stats()).detail["advice"] == []
+    finally:
+        server.command("CONFIG", "SET", "maxmemory", "0")
+        server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    await store.close()
