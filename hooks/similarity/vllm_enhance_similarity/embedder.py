@@ -8,6 +8,7 @@ turn is not encoded.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import queue
 import threading
@@ -181,10 +182,8 @@ class BatchingEmbedder:
         self._loaded.set()
         for job in self._drain():
             self._answer(job, self._refuse("embedder_unavailable"))
-        try:
+        with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)  # wakes a worker that waits; one that does not looks at the state
-        except queue.Full:
-            pass
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)
 
@@ -283,7 +282,5 @@ class BatchingEmbedder:
             if not job.future.done():
                 job.future.set_result(embedding)
 
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             job.loop.call_soon_threadsafe(settle)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more

@@ -124,7 +124,7 @@ class SentenceTransformerEncoder:
             return SentenceTransformer(
                 self._name,
                 device=self._device,
-                backend=self._backend,  # type: ignore[arg-type]
+                backend=self._backend,
                 trust_remote_code=False,
                 local_files_only=local,
             )

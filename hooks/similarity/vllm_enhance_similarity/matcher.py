@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vllm_enhance_similarity.policies.base import DecisionPolicy
     from vllm_enhance_similarity.reranker import Reranker
 
-__all__ = ["MatchResult", "Matcher"]
+__all__ = ["MatchResult", "Matcher", "check_candidate"]
 
 
 class MatchResult(msgspec.Struct, frozen=True):
@@ -65,7 +65,7 @@ class Matcher:
         candidates = self.index.search(partition, vector, self._count, now=now)
         entries = {candidate.entry.key: candidate.entry for candidate in candidates}
         neighbours = self._reranked(
-            text, [_checked(text, candidate.entry, candidate.similarity) for candidate in candidates]
+            text, [check_candidate(text, candidate.entry, candidate.similarity) for candidate in candidates]
         )
         decision = self.policy.decide(text, neighbours, draw)
         chosen = entries.get(decision.choice.key) if decision.choice is not None else None
@@ -116,7 +116,8 @@ class Matcher:
         return [msgspec.structs.replace(one, vetoes=("reranker",)) if one.key in low else one for one in neighbours]
 
 
-def _checked(text: str, entry: Entry, similarity: float) -> Neighbour:
+def check_candidate(text: str, entry: Entry, similarity: float) -> Neighbour:
+    """Hold a stored question against the asked one, with all guards."""
     findings = compare_texts(text, entry.text)
     return Neighbour(
         key=entry.key,

@@ -9,6 +9,8 @@ import msgspec
 
 from vllm_enhance_similarity.guards import lexicon
 from vllm_enhance_similarity.guards.facts import is_cjk, stem
+from vllm_enhance_similarity.guards.numbers import read_numbers
+from vllm_enhance_similarity.guards.questions import QUESTION_WORDS
 
 __all__ = ["Alignment", "align"]
 
@@ -17,7 +19,7 @@ class Alignment(msgspec.Struct, frozen=True):
     """Differences of two token sequences.
 
     `only_one` and `only_other` hold the tokens whose stem the other side lacks. `substitutes`: a content word, or a
-    run of at most three, stands in the place of another in otherwise equal texts, and it is not a typing error.
+    run of at most three, stands in the place of another in otherwise equal texts, and it is not a typing error. `swaps_question_word`: nothing differs but one question word ("who" for "where").
     """
 
     only_one: tuple[str, ...]
@@ -26,6 +28,7 @@ class Alignment(msgspec.Struct, frozen=True):
     text_only_other: str
     near_identical: bool
     substitutes: bool
+    swaps_question_word: bool
 
 
 @lru_cache(maxsize=1024)
@@ -44,6 +47,7 @@ def align(one: tuple[str, ...], other: tuple[str, ...]) -> Alignment:
         text_only_other="".join(token for pair in replaced for token in pair[1]),
         near_identical=2 * (len(only_one) + len(only_other)) <= len(one) + len(other),
         substitutes=close and _substitutes(one, other, replaced),
+        swaps_question_word=close and _swaps_question_word(replaced),
     )
 
 
@@ -69,9 +73,21 @@ def _substitutes(one: tuple[str, ...], other: tuple[str, ...], replaced: list[_R
         return False
     if len(mine) == len(theirs) and all(_same_word(a, b) for a, b in zip(mine, theirs, strict=True)):
         return False
-    if _same_word("".join(mine), "".join(theirs)):
+    if _same_word("".join(mine), "".join(theirs)) or _same_number(mine, theirs):
         return False
     return len(one) - len(mine) >= 1
+
+
+def _swaps_question_word(replaced: list[_Replacement]) -> bool:
+    if len(replaced) != 1:
+        return False
+    mine, theirs = (set(side) & QUESTION_WORDS for side in replaced[0])
+    return bool(mine and theirs) and (mine | theirs) not in ({"what", "which"}, {"who", "whom"}) and mine != theirs
+
+
+def _same_number(mine: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
+    found = [read_numbers(side, "".join(side) if any(map(is_cjk, side)) else "") for side in (mine, theirs)]
+    return bool(found[0]) and found[0] == found[1]
 
 
 def _content(tokens: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from vllm_enhance_similarity.guards import lexicon
 from vllm_enhance_similarity.guards.alignment import Alignment, align
 from vllm_enhance_similarity.guards.direction import reverses
 from vllm_enhance_similarity.guards.facts import read_facts
-from vllm_enhance_similarity.guards.questions import QUESTION_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,17 +96,10 @@ _INTERCHANGEABLE = (
 
 def _question_differs(one: TextFacts, other: TextFacts, aligned: Alignment) -> bool:
     """Two explicit, incompatible kinds of question; or the same words behind another question word."""
+    if aligned.swaps_question_word:
+        return True
     if one.question == other.question:
         return False
-    swapped = bool(aligned.only_one or aligned.only_other) and not (
-        (set(aligned.only_one) | set(aligned.only_other)) - QUESTION_WORDS - lexicon.FUNCTION_WORDS
-    )
-    if (
-        swapped
-        and QUESTION_WORDS & (set(aligned.only_one) & QUESTION_WORDS)
-        and QUESTION_WORDS & set(aligned.only_other)
-    ):
-        return True
     if one.question in _ASKS_ANYTHING or other.question in _ASKS_ANYTHING:
         return (
             one.language == "zh" and aligned.near_identical and {one.question, other.question}.isdisjoint({"statement"})
@@ -130,7 +122,7 @@ def _entity_extra(one: TextFacts, other: TextFacts, aligned: Alignment) -> bool:
     """One side names something more."""
     if _entities_differ(one, other, aligned):
         return False
-    return any(name not in other.bag for name in one.entities) or any(name not in one.bag for name in other.entities)
+    return bool(one.entities - other.entities - other.bag) or bool(other.entities - one.entities - one.bag)
 
 
 def _length_differs(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
@@ -141,7 +133,7 @@ def _length_differs(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
 GUARDS: tuple[Guard, ...] = (
     Guard("number", "veto", lambda one, other, _: one.numbers != other.numbers),
     Guard("unit", "veto", _units_differ),
-    Guard("negation", "veto", lambda one, other, _: one.negated != other.negated),
+    Guard("negation", "veto", lambda one, other, _: one.negations != other.negations),
     Guard("antonym", "veto", _antonyms),
     Guard("direction", "veto", reverses),
     Guard("question_type", "veto", _question_differs),

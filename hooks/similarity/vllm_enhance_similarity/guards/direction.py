@@ -157,12 +157,8 @@ def _exchanged(mine: list[str], theirs: list[str]) -> bool:
         return False
     if len(block) == 2:
         return block[0] in lexicon.ENTITIES and block[1] in lexicon.ENTITIES
-    is_one_move = any(block[cut:] + block[:cut] == other for cut in range(1, len(block)))
-    if not is_one_move:
-        return True
-    # "A to B" -> "to B A" is a move; "A to B" -> "B to A" is not one. A moved block that is one word on each side of a
-    # single directed word would have been caught above.
-    return False
+    # "in Python, sort" -> "sort in Python" moves one block; "A to B" -> "B to A" needs more than one move.
+    return not any(block[cut:] + block[:cut] == other for cut in range(1, len(block)))
 
 
 def _reversed_about_connective(one: TextFacts, other: TextFacts) -> bool:

@@ -51,7 +51,7 @@ class TextFacts(msgspec.Struct, frozen=True):
     stems: tuple[str, ...]
     numbers: frozenset[str]
     units: frozenset[tuple[str, str]]
-    negated: bool
+    negations: int
     entities: frozenset[str]
     question: QuestionType
     language: str
@@ -77,7 +77,7 @@ def read_facts(text: str) -> TextFacts:
         stems=tuple(stem(token) for token in tokens),
         numbers=read_numbers(tokens, lowered if chinese else ""),
         units=_units(tokens, lowered if chinese else ""),
-        negated=_negated_zh(lowered) if chinese else _negated(lowered, tokens),
+        negations=_negations_zh(lowered) if chinese else _negations(lowered, tokens),
         entities=_entities(plain, tokens, chinese),
         question=question_type(lowered, tokens, chinese),
         language=language,
@@ -92,6 +92,7 @@ def is_cjk(token: str) -> bool:
     return len(token) == 1 and "\u3400" <= token <= "\u9fff"
 
 
+@lru_cache(maxsize=65536)
 def stem(token: str) -> str:
     """Strip plain English endings; enough to equate inflections, too little to equate words."""
     if len(token) < 4 or not token.isascii():
@@ -170,18 +171,18 @@ def _units(tokens: tuple[str, ...], chinese: str) -> frozenset[tuple[str, str]]:
     return frozenset(found)
 
 
-def _negated(lowered: str, tokens: tuple[str, ...]) -> bool:
+def _negations(lowered: str, tokens: tuple[str, ...]) -> int:
     if not any(token in lexicon.NEGATIONS for token in tokens):
-        return False
+        return 0
     ignored = sum(len(re.findall(r"\b(?:not|no)\b", match)) for match in _OR_NOT.findall(lowered))
-    return sum(token in lexicon.NEGATIONS for token in tokens) - ignored > 0
+    return max(0, sum(token in lexicon.NEGATIONS for token in tokens) - ignored)
 
 
-def _negated_zh(lowered: str) -> bool:
+def _negations_zh(lowered: str) -> int:
     for word in lexicon.NOT_NEGATIONS_ZH:
         lowered = lowered.replace(word, "")
     lowered = re.sub(r"(.)不\1", "", lowered)
-    return any(word in lowered for word in lexicon.NEGATIONS_ZH)
+    return sum(lowered.count(word) for word in lexicon.NEGATIONS_ZH)
 
 
 def _entities(plain: str, tokens: tuple[str, ...], chinese: bool) -> frozenset[str]:

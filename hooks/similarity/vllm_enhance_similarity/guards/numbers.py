@@ -12,6 +12,7 @@ _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9,
 _DIGITS_ZH = {char: value for value, char in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0}
 _SCALES_ZH = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 _NUMBER_ZH = re.compile(r"第?[零〇一二三四五六七八九两十百千万亿]+")
+_SCALED_ZH = re.compile(r"(\d+(?:\.\d+)?)([百千万亿])")
 # Chinese numerals inside words that count nothing.
 _WORDS_ZH = re.compile(
     r"一[些样般直起定切下会旦边致点种]|统一|唯一|万一|第一|之一|同一|一个|千万|三星|十分|四川|百度|百分|五一|双十一|"
@@ -22,6 +23,11 @@ _WORDS_ZH = re.compile(
 def read_numbers(tokens: tuple[str, ...], chinese: str = "") -> frozenset[str]:
     """The set of numbers in `tokens`, and in the Chinese text if one is given. Ordinals are marked `#`."""
     found: set[str] = set()
+    if chinese:  # 20万: digits and a scale are one number
+        scaled = {_form(float(digits) * _SCALES_ZH[scale]): digits for digits, scale in _SCALED_ZH.findall(chinese)}
+        found.update(scaled)
+        chinese = _SCALED_ZH.sub("", chinese)
+        tokens = tuple(token for token in tokens if token not in scaled.values())
     position = 0
     while position < len(tokens):
         value, used = _word_number(tokens, position)
@@ -51,7 +57,7 @@ def _word_number(tokens: tuple[str, ...], start: int) -> tuple[float, int]:
         token = tokens[position]
         if token in NUMBER_WORDS:
             current += NUMBER_WORDS[token]
-        elif token in _SCALES and position > start and token != "k":
+        elif token in _SCALES and position > start and token not in ("k",):
             if _SCALES[token] == 100:
                 current = (current or 1) * 100
             else:

@@ -14,54 +14,54 @@ QuestionType = Literal[
 QUESTION_WORDS = frozenset(("who", "whom", "whose", "when", "where", "why", "how", "what", "which"))
 
 # First match wins. "What is the reason" asks why, whatever its first word.
-_ENGLISH: tuple[tuple[QuestionType, re.Pattern[str]], ...] = tuple(
-    (kind, re.compile(pattern))
-    for kind, pattern in (
-        (
-            "how_many",
-            r"\bhow (?:many|much|old|tall|far|big|large|high|deep|heavy|fast|often)\b|what (?:is|'s|are) the (?:number|amount|price|cost|age|height|distance|population|salary)\b|what percentage",
-        ),
-        ("how_long", r"\bhow long\b|what is the duration"),
-        (
-            "why",
-            r"\bwhy\b|\bhow come\b|\bwhat (?:is|are|was|were|'s) the (?:\w+ )?(?:reasons?|causes?|purpose)\b|\bwhat causes?\b|for what reason|\bwhat makes\b",
-        ),
-        (
-            "when",
-            r"\bwhen (?:is|was|were|are|do|does|did|will|would|should|can|could|has|have)\b|\bwhat (?:time|date|year|day|month)\b|^when\b",
-        ),
-        ("where", r"\bwhere\b|\b(?:what|which) (?:place|city|country|location)\b"),
-        ("who", r"\bwho\b|\bwhose\b|\bwhom\b|\bwhat (?:person|people)\b"),
-        (
-            "how",
-            r"\bhow\b|what (?:is|are|'s)(?: some of)? (?:the|a|some) (?:\w+ )?(?:ways?|methods?|steps|procedure|process|tips)\b|what should i do|what can i do|\bways to\b",
-        ),
-        ("which", r"\bwhich\b"),
-        ("what", r"\bwhat\b"),
-        (
-            "yes_no",
-            r"^(?:please |so |and |but )*(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have|had|may|might|am|shall)\b",
-        ),
-    )
+_ENGLISH: tuple[tuple[QuestionType, str], ...] = (
+    (
+        "how_many",
+        r"\bhow (?:many|much|old|tall|far|big|large|high|deep|heavy|fast|often)\b|what (?:is|'s|are) the (?:number|amount|price|cost|age|height|distance|population|salary)\b|what percentage",
+    ),
+    ("how_long", r"\bhow long\b|what is the duration"),
+    (
+        "why",
+        r"\bwhy\b|\bhow come\b|\bwhat (?:is|are|was|were|'s) the (?:\w+ )?(?:reasons?|causes?|purpose)\b|\bwhat causes?\b|for what reason|\bwhat makes\b",
+    ),
+    (
+        "when",
+        r"\bwhen (?:is|was|were|are|do|does|did|will|would|should|can|could|has|have)\b|\bwhat (?:time|date|year|day|month)\b|^when\b",
+    ),
+    ("where", r"\bwhere\b|\b(?:what|which) (?:place|city|country|location)\b"),
+    ("who", r"\bwho\b|\bwhose\b|\bwhom\b|\bwhat (?:person|people)\b"),
+    (
+        "how",
+        r"\bhow\b|what (?:is|are|'s)(?: some of)? (?:the|a|some) (?:\w+ )?(?:ways?|methods?|steps|procedure|process|tips)\b|what should i do|what can i do|\bways to\b",
+    ),
+    ("which", r"\bwhich\b"),
+    ("what", r"\bwhat\b"),
+    (
+        "yes_no",
+        r"^(?:please |so |and |but )*(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have|had|may|might|am|shall)\b",
+    ),
 )
-_CHINESE: tuple[tuple[QuestionType, re.Pattern[str]], ...] = tuple(
-    (kind, re.compile(pattern))
-    for kind, pattern in (
-        ("how_long", r"多久|多长时间|几天|几个月|几年"),
-        ("how_many", r"多少|几[个岁次种条人位元块]|多[大高远重长宽深快]|哪些?数"),
-        ("when", r"什么时候|何时|几点|哪[一]?[年天月]|几号|啥时候|什么时间"),
-        ("why", r"为什么|为何|为啥|怎么会|什么原因|原因是|凭什么|干嘛"),
-        ("who", r"谁|哪位|什么人|哪个人"),
-        ("where", r"哪里|哪儿|在哪|什么地方|何处|去哪"),
-        ("how", r"怎么|如何|怎样|咋|什么方法|什么办法|怎"),
-        ("which", r"哪个|哪种|哪些|哪一"),
-        ("what", r"什么|啥|何"),
-        ("yes_no", r"吗|是否|(.)不\1|有没有|能否|可否|没有\?|没有？"),
-    )
+_CHINESE: tuple[tuple[QuestionType, str], ...] = (
+    ("how_long", r"多久|多长时间|几天|几个月|几年"),
+    ("how_many", r"多少|几[个岁次种条人位元块]|多[大高远重长宽深快]|哪些?数"),
+    ("when", r"什么时候|何时|几点|哪[一]?[年天月]|几号|啥时候|什么时间"),
+    ("why", r"为什么|为何|为啥|怎么会|什么原因|原因是|凭什么|干嘛"),
+    ("who", r"谁|哪位|什么人|哪个人"),
+    ("where", r"哪里|哪儿|在哪|什么地方|何处|去哪"),
+    ("how", r"怎么|如何|怎样|咋|什么方法|什么办法|怎"),
+    ("which", r"哪个|哪种|哪些|哪一"),
+    ("what", r"什么|啥|何"),
+    ("yes_no", r"吗|是否|(.)不\1|有没有|能否|可否|没有\?|没有？"),
 )
+
+
+_Patterns = tuple[tuple[QuestionType, re.Pattern[str]], ...]
+_ENGLISH_PATTERNS: _Patterns = tuple((kind, re.compile(pattern)) for kind, pattern in _ENGLISH)
+_CHINESE_PATTERNS: _Patterns = tuple((kind, re.compile(pattern)) for kind, pattern in _CHINESE)
 
 
 def question_type(lowered: str, tokens: tuple[str, ...], chinese: bool) -> QuestionType:
     """Classify by explicit words only; `statement` when there are none."""
     text = lowered if chinese else " ".join(tokens)
-    return next((kind for kind, pattern in (_CHINESE if chinese else _ENGLISH) if pattern.search(text)), "statement")
+    table = _CHINESE_PATTERNS if chinese else _ENGLISH_PATTERNS
+    return next((kind for kind, pattern in table if pattern.search(text)), "statement")

@@ -80,10 +80,7 @@ class FlatIndex:
         return self._rows[[self._slots[key] for key in ids]]
 
     def _top(self, similarities: NDArray[np.float32], k: int) -> list[Match]:
-        if k < len(similarities):
-            slots = np.argpartition(similarities, -k)[-k:]
-        else:
-            slots = np.arange(len(similarities))
+        slots = np.argpartition(similarities, -k)[-k:] if k < len(similarities) else np.arange(len(similarities))
         matches = [Match(self._ids[slot], float(similarities[slot])) for slot in slots]
         matches.sort(key=lambda match: (-match.similarity, match.id))
         return matches
