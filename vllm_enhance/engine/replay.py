@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vllm.logprobs import FlatLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import EngineCoreRequest, FinishReason
@@ -87,12 +89,17 @@ class Reader:
             return None
         if self._final_only:
             return self._whole() if self._tape.finished else None
-        for _ in self._tape.choices:
+        idle = 0
+        while idle < len(self._places):
             index, self._turn = self._turn, (self._turn + 1) % len(self._places)
+            place, ended = self._places[index], self._ended[index]
             output = self._advance(index)
             if output is not None:
                 self.done = output.finished
                 return output
+            # A chunk may be held back (``stream_interval``): only a tape with nothing new is a reason to stop.
+            moved = (place, ended) != (self._places[index], self._ended[index])
+            idle = 0 if moved else idle + 1
         return None
 
     def aborted(self) -> RequestOutput:
@@ -118,8 +125,16 @@ class Reader:
         self.done = True
         outputs = [self._completion(index, choice) for index, choice in enumerate(self._tape.choices)]
         output = self._output(outputs)
-        output.prompt_logprobs = _fresh_all(self._tape.prompt_logprobs)
+        output.prompt_logprobs = self._logprobs(self._tape.prompt_logprobs)
         return output
+
+    def _logprobs(self, positions: Sequence[Position] | None) -> Any:
+        """Fresh logprobs in the container that the request asked for."""
+        if positions is None:
+            return None
+        fresh: Any = FlatLogprobs() if self._request.params.flat_logprobs else []
+        fresh.extend(_fresh(position) for position in positions)
+        return fresh
 
     def _completion(self, index: int, choice: TapeChoice) -> CompletionOutput:
         completion = CompletionOutput(
@@ -127,7 +142,7 @@ class Reader:
             text=choice.text,
             token_ids=list(choice.token_ids),
             cumulative_logprob=choice.cumulative_logprob,
-            logprobs=_fresh_all(choice.logprobs),
+            logprobs=self._logprobs(choice.logprobs),
             finish_reason=choice.finish_reason,
             stop_reason=choice.stop_reason,
         )
@@ -220,7 +235,7 @@ class Reader:
             if hasattr(state, "num_cache_creation_tokens"):
                 state.num_cache_creation_tokens = tape.num_cache_creation_tokens or 0
             if tape.prompt_logprobs is not None and state.logprobs_processor is not None:
-                state.logprobs_processor.prompt_logprobs = _fresh_all(tape.prompt_logprobs)
+                state.logprobs_processor.prompt_logprobs = self._logprobs(tape.prompt_logprobs)
             if tape.weight_version is not None and hasattr(state, "track_weight_version"):
                 state.track_weight_version(tape.weight_version)
             self._states.append(state)
@@ -241,7 +256,3 @@ def _spans(version: str, tokens: int) -> list[Any]:
 def _fresh(position: Position) -> Position:
     """A copy: the server clamps ``Logprob`` objects in place (``entrypoints/generate/base/serving.py``)."""
     return None if position is None else {token: replace(entry) for token, entry in position.items()}
-
-
-def _fresh_all(positions: Any) -> list[Position] | None:
-    return None if positions is None else [_fresh(position) for position in positions]

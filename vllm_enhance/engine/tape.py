@@ -76,8 +76,8 @@ class Tape:
         """
         for completion in output.outputs:
             self._ingest_choice(self.choices[completion.index], completion, kind == RequestOutputKind.DELTA)
-        if output.prompt_logprobs is not None:
-            self.prompt_logprobs = list(output.prompt_logprobs)
+        if output.prompt_logprobs is not None and self.prompt_logprobs is None:
+            self.prompt_logprobs = list(output.prompt_logprobs)  # deltas carry them once, then empty lists
         if self.num_cached_tokens is None:
             self.num_cached_tokens = output.num_cached_tokens
             self.num_cache_creation_tokens = getattr(output, "num_cache_creation_tokens", None)
@@ -135,18 +135,14 @@ class Tape:
         """Become the finished tape of a stored record.
 
         Raises:
-            ValueError: the record has another number of choices, or the tape has begun.
+            ValueError: the record has another number of choices, its columns do not fit together, or the tape has
+                begun. The tape is then as it was: the engine may still write on it.
         """
         if self.started or len(record.choices) != len(self.choices):
             raise ValueError("the record does not fit this tape")
-        for choice, stored in zip(self.choices, record.choices, strict=True):
-            choice.token_ids = unpack_token_ids(stored.token_ids)
-            choice.text = stored.text
-            choice.finish_reason = stored.finish_reason
-            choice.stop_reason = stored.stop_reason
-            choice.cumulative_logprob = stored.cumulative_logprob
-            choice.logprobs = _from_columns(stored.logprobs)
-        self.prompt_logprobs = _from_columns(record.prompt_logprobs)
+        prompt_logprobs = _from_columns(record.prompt_logprobs)
+        self.choices = [_loaded(stored) for stored in record.choices]
+        self.prompt_logprobs = prompt_logprobs
         self.weight_version = record.weight_version
         self.num_cached_tokens = record.prompt_tokens
         self.num_cache_creation_tokens = 0
@@ -180,6 +176,17 @@ class Tape:
         )
 
 
+def _loaded(stored: ChoiceRecord) -> TapeChoice:
+    return TapeChoice(
+        token_ids=unpack_token_ids(stored.token_ids),
+        text=stored.text,
+        logprobs=_from_columns(stored.logprobs),
+        cumulative_logprob=stored.cumulative_logprob,
+        finish_reason=stored.finish_reason,
+        stop_reason=stored.stop_reason,
+    )
+
+
 def _to_columns(positions: Sequence[Position] | None) -> LogprobColumns | None:
     if positions is None:
         return None
@@ -200,6 +207,9 @@ def _to_columns(positions: Sequence[Position] | None) -> LogprobColumns | None:
 def _from_columns(columns: LogprobColumns | None) -> list[Position] | None:
     if columns is None:
         return None
+    sizes = {len(column) for column in (columns.token_ids, columns.logprobs, columns.ranks, columns.decoded)}
+    if sizes != {sum(count for count in columns.counts if count > 0)}:
+        raise ValueError("the logprob columns of the record do not fit together")
     entries = zip(columns.token_ids, columns.logprobs, columns.ranks, columns.decoded, strict=True)
     positions: list[Position] = []
     for count in columns.counts:
