@@ -93,6 +93,7 @@ class Dispatcher:
         self._threads: ThreadPoolExecutor | None = None
         self._queue: asyncio.Queue[tuple[HookCall, dict[str, Any]]] | None = None
         self._workers: list[asyncio.Task[None]] = []
+        self._closed = False
         self._pre = self._calls("pre_request")
         post = self._calls("post_output")
         self._post_inline = [call for call in post if call.inline]
@@ -160,7 +161,8 @@ class Dispatcher:
         return results
 
     async def shutdown(self) -> None:
-        """Give queued ``post_output`` calls a moment, stop every plugin, end tasks and threads."""
+        """Give queued ``post_output`` calls a moment, stop every plugin, end tasks and threads; take no more calls."""
+        self._closed = True
         if self._queue is not None and self._workers:
             try:
                 await asyncio.wait_for(self._queue.join(), LIFECYCLE_DEADLINE)
@@ -262,6 +264,9 @@ class Dispatcher:
             )
 
     def _enqueue(self, call: HookCall, offered: dict[str, Any]) -> None:
+        if self._closed:
+            self._metrics.count("vllm_enhance_hook_dropped")
+            return
         if self._queue is None:
             self._queue = asyncio.Queue(QUEUE_LIMIT)
         if not self._workers:
