@@ -18,8 +18,9 @@ _MAX_CONTEXT: Final = 500  # characters of context repeated in front of each sub
 _ASKS: Final = re.compile(
     "|".join(map(re.escape, sorted(zh.QUESTION_MARKERS, key=lambda word: -len(word)))) + r"|([\u4e00-\u9fff])[不没]\1"
 )
+# Question words that ask nothing here ("搞错了几次", "无论天气如何"); cut out before looking for one that does.
 _NOT_ASKING: Final = re.compile(
-    "无论|不管|不论|没什么|没有什么|不知道|几乎|好几|多少有些|谁都|什么都|哪都|怎么也|几[个天]就"
+    "(?:无论|不管|不论)[^，]*|没什么|没有什么|不知道[^，]*|几乎|好几|多少有些|谁都|什么都|哪都|怎么也|几[个天]就|[了过这前后十百千]几|几分钟就"
 )
 _REQUEST: Final = re.compile("^(?:你好[，,]?)?(?:请(?!问|假|客|教)|" + "|".join(map(re.escape, zh.REQUEST_VERBS)) + ")")
 _POLITE: Final = re.compile("^(请问|请帮我|请你|麻烦你|麻烦|请|帮我)")
@@ -40,9 +41,7 @@ class _Unit:
 
 def _asks(piece: str, *, first: bool = True) -> bool:
     """Whether a clause asks; a mere 呢 or 么 at its end asks only when nothing before it in the sentence does."""
-    if _NOT_ASKING.search(piece):
-        return False
-    return bool(_ASKS.search(piece)) or (first and piece.endswith(("呢", "么")))
+    return bool(_ASKS.search(_NOT_ASKING.sub("", piece))) or (first and piece.endswith(("呢", "么")))
 
 
 def _is_subordinate(clause: Clause) -> bool:
@@ -115,9 +114,13 @@ def _all_units(text: str, sentences: Sequence[Span], clauses: Sequence[Clause]) 
     context = ""
     for number, sentence in enumerate(sentences):
         fresh = _sentence_units(text, sentence, by_sentence.get(number, []))
+        if units and fresh and _ALTERNATIVE.match(text[fresh[0].start : fresh[0].end]):
+            units[-1].end = fresh.pop(0).end  # "…吗？还是…？" is one question
+            if not fresh:
+                continue
         for unit in fresh if len(context) <= _MAX_CONTEXT else ():
             unit.context = context + unit.context
-        if not fresh:
+        if not fresh and sentence.of(text).strip(_END) not in zh.GREETINGS:
             context = (context + sentence.of(text))[: _MAX_CONTEXT + 1]
         units.extend(fresh)
     if units and sentences and units[-1].end < sentences[-1].start:
