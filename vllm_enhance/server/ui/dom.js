@@ -44,14 +44,14 @@ export function number(value, digits = 1) {
   if (size >= 1e9) return (value / 1e9).toFixed(digits) + " G";
   if (size >= 1e6) return (value / 1e6).toFixed(digits) + " M";
   if (size >= 1e4) return (value / 1e3).toFixed(digits) + " k";
-  return Number.isInteger(value) ? String(value) : value.toFixed(size < 10 ? digits + 1 : digits);
+  return String(Number(value.toPrecision(3)));
 }
 
 export function seconds(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   if (value < 1e-3) return (value * 1e6).toFixed(0) + " µs";
-  if (value < 1) return (value * 1e3).toFixed(value < 0.01 ? 1 : 0) + " ms";
-  if (value < 120) return value.toFixed(value < 10 ? 2 : 0) + " s";
+  if (value < 1) return Number((value * 1e3).toPrecision(value < 0.01 ? 2 : 3)) + " ms";
+  if (value < 120) return Number(value.toPrecision(3)) + " s";
   if (value < 7200) return (value / 60).toFixed(0) + " min";
   return value < 172800 ? (value / 3600).toFixed(1) + " h" : (value / 86400).toFixed(1) + " d";
 }

@@ -10,9 +10,9 @@ export const WORDS = {
 const REUSED = new Set(["memory", "store", "similar", "joined", "hook"]);
 
 const REQUEST_COLUMNS = [
-  ["When", "nowrap", (r) => clockTime(r.at)],
+  ["When", "nowrap wide", (r) => clockTime(r.at)],
   ["Request", "", null],
-  ["Answer", "nowrap", (r) => make("span", { class: `badge ${r.source ?? ""}` }, WORDS[r.source] ?? r.source ?? "under way")],
+  ["Answer", "", (r) => make("span", { class: `badge ${r.source ?? ""}` }, WORDS[r.source] ?? r.source ?? "under way")],
   ["Why", "wide", (r) => r.reason ?? (r.similarity != null ? `similarity ${r.similarity.toFixed(3)}` : "")],
   ["Age", "number wide", (r) => (r.age == null ? "" : seconds(r.age))],
   ["Tokens", "number wide", (r) => (r.output_tokens == null ? "" : number(r.output_tokens))],
@@ -30,6 +30,9 @@ export class RequestTable {
   draw(entries, force = false) {
     const wanted = byId("filter").value.trim().toLowerCase();
     const shown = entries.filter((entry) => !wanted || searched(entry).includes(wanted));
+    // What somebody is reading stays, also when newer requests have pushed it out.
+    const missing = [...this.open].filter(([id]) => !entries.some((entry) => entry.request_id === id));
+    shown.unshift(...missing.map(([id, found]) => found ?? { request_id: id }));
     const print = JSON.stringify([shown, [...this.open]]);
     this.entries = entries;
     if (print === this.shown && !force) return;
@@ -45,7 +48,7 @@ export class RequestTable {
     const id = entry.request_id;
     const isOpen = this.open.has(id);
     const toggle = make("button", {
-      class: "link mono", type: "button", "aria-expanded": isOpen, "data-spot": id, onclick: () => this.toggle(id),
+      class: "link mono id", type: "button", title: id, "aria-expanded": String(isOpen), "data-spot": id, onclick: () => this.toggle(id),
     }, short(id));
     const cells = REQUEST_COLUMNS.map(([, kind, read]) => make("td", { class: kind }, read ? read(entry) : toggle));
     const row = make("tr", { class: isOpen ? "open" : "" }, ...cells);
@@ -116,10 +119,10 @@ function head(columns) {
 
 export function drawTop(top, explain) {
   const columns = [
-    ["Question", "", (t) => make("button", { type: "button", class: "link mono", onclick: () => explain(t.request_id) }, t.question ? t.question.slice(0, 80) : t.key.slice(0, 16))],
+    ["Question", "question", (t) => make("button", { type: "button", class: t.question ? "link" : "link mono", onclick: () => explain(t.request_id) }, t.question ? t.question.slice(0, 80) : t.key.slice(0, 16))],
     ["Asked", "number", (t) => number(t.requests)],
     ["Reused", "number", (t) => percent(t.reused / t.requests)],
-    ["Tokens saved", "number", (t) => number(t.saved_tokens)],
+    ["Tokens", "number", (t) => number(t.saved_tokens)],
   ];
   drawTable(byId("top"), columns, top.slice(0, 10));
   byId("no-top").hidden = top.length > 0;
