@@ -80,6 +80,13 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+def _tenant(text: str) -> str:
+    # Checked here, so that no way of setting it lets a server start that could not tell its callers apart.
+    if text in ("api-key", "none") or re.fullmatch(r"header:[A-Za-z0-9!#$%&'*+\-.^_`|~]{1,128}", text):
+        return text
+    raise ValueError("api-key, none or header:NAME (the name of an HTTP header) is wanted")
+
+
 PARSERS: Mapping[str, Callable[[str], Any]] = {
     "switch": _switch,
     "int": _count,
@@ -88,6 +95,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "duration": _duration,
     "text": str,
     "words": _words,
+    "tenant": _tenant,
 }
 """How each kind of setting is read from text."""
 
@@ -182,7 +190,7 @@ CORE_SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         name="tenant",
-        kind="text",
+        kind="tenant",
         default="api-key",
         help="What separates callers, who never see each other's answers: api-key (the bearer token), none, or "
         "header:NAME for a header that a trusted gateway sets.",

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from vllm_enhance.errors import SettingError
 from vllm_enhance.server.tenant import TENANT_BYTES, TenantRule, parse_tenant_rule
+from vllm_enhance.settings import SettingsTable, resolve
 
 API_KEY = TenantRule()
 HEADER = parse_tenant_rule("header:X-Org")
@@ -57,8 +58,12 @@ def test_none_makes_all_callers_one() -> None:
 
 @pytest.mark.parametrize("text", ["", "apikey", "header", "header:", "header:X Y", "header:X\n", "header:é", "HEADER:x"])
 def test_a_bad_rule_is_named(text: str) -> None:
-    with pytest.raises(SettingError, match="--enhance-tenant.*header:NAME"):
+    with pytest.raises(ValueError, match="header:NAME"):
         parse_tenant_rule(text)
+    for flags, environ in (({"enhance_tenant": text}, {}), ({}, {"ENHANCE_TENANT": text})):
+        source = "--enhance-tenant" if flags else "ENHANCE_TENANT"
+        with pytest.raises(SettingError, match=f"^{source}: .*header:NAME"):
+            resolve(SettingsTable(), flags, environ)
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"authorization", b"x-api-key", b"x-org", b"a"]), st.binary())))

@@ -31,16 +31,13 @@ class EnhanceEndpoint:
 
     Args:
         settings: reads ``tenant``, ``header-wait`` and ``ui``.
-
-    Raises:
-        SettingError: ``tenant`` cannot be used.
     """
 
     name = "vllm-enhance"
     required_tasks = None
 
     def __init__(self, settings: Settings) -> None:
-        self._tenant = parse_tenant_rule(settings["tenant"], settings.sources.get("tenant", "--enhance-tenant"))
+        self._tenant = parse_tenant_rule(settings["tenant"])
         self._header_wait = float(settings["header-wait"])
         self._ui = bool(settings["ui"])
         self._strict = bool(settings["strict"])

@@ -5,18 +5,16 @@ The digest is one-way and carries a domain tag, so what lands in keys, logs and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from vllm_enhance.errors import SettingError
+from vllm_enhance.settings import PARSERS
 
 __all__ = ["TENANT_BYTES", "TenantRule", "parse_tenant_rule", "tenant_digest"]
 
 TENANT_BYTES = 16
 _DOMAIN = b"vllm-enhance/1"
-_FIELD_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]{1,128}")  # RFC 9110, section 5.6.2
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -68,15 +66,12 @@ def tenant_digest(kind: bytes, value: bytes) -> bytes:
     return blake2b(kind + b"\0" + value, digest_size=TENANT_BYTES, person=_DOMAIN).digest()
 
 
-def parse_tenant_rule(text: str, source: str = "--enhance-tenant") -> TenantRule:
-    """Read the setting ``tenant``.
+def parse_tenant_rule(text: str) -> TenantRule:
+    """Read the value of the setting ``tenant``.
 
     Raises:
-        SettingError: not ``api-key``, ``none`` or ``header:NAME`` with a possible header name.
+        ValueError: not ``api-key``, ``none`` or ``header:NAME``; a resolved setting never is.
     """
-    if text in ("api-key", "none"):
-        return TenantRule(text)
-    kind, _, name = text.partition(":")
-    if kind != "header" or not _FIELD_NAME.fullmatch(name):
-        raise SettingError("tenant", source, f"{text!r} is not one of api-key, none, header:NAME (a header's name)")
-    return TenantRule("header", name.lower().encode("ascii"))
+    checked: str = PARSERS["tenant"](text)
+    kind, _, name = checked.partition(":")
+    return TenantRule(kind, name.lower().encode("ascii"))
