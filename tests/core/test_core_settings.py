@@ -76,7 +76,8 @@ def test_nonsense_is_refused_with_the_source_named(kind: str, text: str) -> None
 
 @given(text=st.text(max_size=40), kind=st.sampled_from(sorted(PARSERS)))
 def test_any_text_gives_a_value_or_a_setting_error(text: str, kind: str) -> None:
-    setting = Setting(name="thing", kind=kind, default={"switch": "on"}.get(kind, "1"), help="A thing.")
+    default = {"switch": "on", "tenant": "none"}.get(kind, "1")
+    setting = Setting(name="thing", kind=kind, default=default, help="A thing.")
     said = "--enhance-thing: "
     try:
         setting.parse(text, setting.flag)
