@@ -136,21 +136,21 @@ HOSTILE = {
 
 
 def seconds(text: str) -> float:
-    best = float("inf")
-    for _ in range(2):
-        began = time.process_time()
-        analyze(text, max_characters=len(text))
-        best = min(best, time.process_time() - began)
-    return best
+    began = time.process_time()
+    analyze(text, max_characters=len(text))
+    return time.process_time() - began
 
 
 @pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE.keys())
 def test_time_is_linear_on_hostile_input(unit: str) -> None:
-    """Four times the text may take at most nine times as long (quadratic were sixteen), and 100 kB six seconds."""
+    """100 kB within six seconds, and at most nine times as long as a quarter of it (quadratic were sixteen times)."""
     small, large = unit * (25_000 // len(unit)), unit * (100_000 // len(unit))
-    long = seconds(large)
-    assert long < 6.0
-    assert long < 0.05 or long < 9 * max(seconds(small), 0.005)
+    assert seconds(large) < 6.0
+    for _ in range(3):  # a busy machine may disturb one measurement, not three
+        long = seconds(large)
+        if long < 0.2 or long < 9 * seconds(small):
+            return
+    raise AssertionError("time grows faster than the text")
 
 
 def test_a_long_text_is_cut_and_says_so() -> None:
