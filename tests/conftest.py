@@ -53,5 +53,7 @@ def enhance_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -
         print(f"\n  vllm serve loads the tiny model ... {seconds:.0f} s", end="", file=sys.__stderr__, flush=True)
 
     log = tmp_path_factory.mktemp("server") / "server.log"
-    with ServerProcess(tiny_model, ["--enhance"], log=log, progress=progress) as server:
+    arguments = ["--enhance", "--max-model-len", "4096", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    environment = {"VLLM_SERVER_DEV_MODE": "1"}  # for the administrator's routes, such as /reset_prefix_cache
+    with ServerProcess(tiny_model, arguments, log=log, env=environment, progress=progress) as server:
         yield server

@@ -56,6 +56,7 @@ class RequestScope:
         rejection: set when a generation was refused, so that the middleware can answer with its status.
         body: chunks of the request body as they passed; empty when nobody asked for them.
         on_decision: called after each decision or rejection, on the event loop.
+        released: the response's headers have left, so that a refusal can no longer take its place.
         closed: the response is finished; background work may still hold the scope.
     """
 
@@ -66,6 +67,7 @@ class RequestScope:
     rejection: RequestRejected | None = None
     body: list[bytes] = field(default_factory=list)
     on_decision: Callable[[], None] | None = None
+    released: bool = False
     closed: bool = False
     request_ids: list[str] = field(default_factory=list)
 

@@ -178,6 +178,7 @@ class ResponseGate:
     def _settle(self) -> None:
         """Fix the header: add ours, or put a refusal in the place of the whole response."""
         self._state = State.RELEASED
+        self._scope.released = True
         self._scope.on_decision = None
         if self._timer is not None:
             self._timer.cancel()
