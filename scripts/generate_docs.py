@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from vllm_enhance.engine.compat import PROBES
@@ -22,6 +21,7 @@ from vllm_enhance.reasons import BYPASS_REASONS, MISS_REASONS, NOT_STORED_REASON
 from vllm_enhance.settings import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
+HEADINGS = {"cache": "Cache", "nlp": "NLP", "similarity": "Similarity"}
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -75,28 +75,13 @@ def _unit(setting: Setting) -> str:
     return {"duration": " seconds", "size": " bytes"}.get(setting.kind, "")
 
 
-def package_metrics(package: str) -> Iterator[Metric]:
-    """Metrics declared in a hook package's modules, in tuples whose names end with ``METRICS``."""
-    root = importlib.import_module(package)
-    for module in sorted(pkgutil.walk_packages(root.__path__, package + "."), key=lambda info: info.name):
-        found = importlib.util.find_spec(module.name)
-        if found is None or not found.origin or "METRICS" not in Path(found.origin).read_text(encoding="utf-8"):
-            continue
-        loaded = importlib.import_module(module.name)
-        for name, value in vars(loaded).items():
-            if name.endswith("METRICS") and isinstance(value, tuple):
-                yield from (metric for metric in value if isinstance(metric, Metric))
-
-
 def all_metrics() -> dict[str, list[Metric]]:
-    """By heading: the core's and each hook package's."""
+    """By heading: the core's, and each hook package's, which are ``METRICS`` in the module of its plugin class."""
     result = {"Core": list(CORE_METRICS)}
     plugins = own_plugins()
     for plugin in plugins.loaded:
-        package = type(plugins.manager.get_plugin(plugin.name)).__module__.partition(".")[0]
-        metrics = {metric.name: metric for metric in package_metrics(package) if metric not in CORE_METRICS}
-        if metrics:
-            result[plugin.name.capitalize()] = list(metrics.values())
+        module = importlib.import_module(type(plugins.manager.get_plugin(plugin.name)).__module__)
+        result[HEADINGS[plugin.name]] = list(getattr(module, "METRICS", ()))
     return result
 
 
@@ -116,6 +101,7 @@ def metrics_part() -> str:
             ),
         )
         for heading, metrics in all_metrics().items()
+        if metrics
     )
 
 

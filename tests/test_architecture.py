@@ -226,6 +226,12 @@ def test_the_front_door_opens() -> None:
         assert getattr(vllm_enhance, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         vllm_enhance.nonsense  # noqa: B018
+    tree = ast.parse(Path(str(vllm_enhance.__file__)).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: str(node.module) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert seen == {name: f"vllm_enhance.{module}" for name, module in vllm_enhance._EXPORTS.items()}
 
 
 # --------------------------------------------------------------------------- what an import does

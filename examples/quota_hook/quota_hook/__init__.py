@@ -1,0 +1,1 @@
+"""Quotas per tenant for vllm-enhance."""
