@@ -32,6 +32,8 @@ with warnings.catch_warnings():
     from vllm_enhance.engine.collector import EnhancedRequestOutputCollector
     from vllm_enhance.engine.runtime import Runtime
 
+from prometheus_client import CollectorRegistry
+
 from vllm_enhance.hookspecs import hookimpl
 from vllm_enhance.metrics import Metrics
 from vllm_enhance.plugins import PluginSet, new_manager
@@ -357,7 +359,7 @@ class ScriptedLLM(client.EnhancedAsyncLLM):
         for index, hook in enumerate(reversed(hooks)):
             plugins.register(hook, f"hook-{len(hooks) - index}", "test")
         table = SettingsTable(CORE_SETTINGS)
-        self.metrics = Metrics()
+        self.metrics = Metrics(registry=CollectorRegistry())
         self.enhance = Runtime(
             self,
             Settings(table, {"replay-chunk": "16", **(settings or {})}, {}),
