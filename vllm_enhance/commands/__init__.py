@@ -1,0 +1,1 @@
+"""What `vllm-enhance` can do: one module a command."""

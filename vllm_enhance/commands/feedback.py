@@ -1,0 +1,30 @@
+"""`vllm-enhance feedback`: this answer was wrong."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from vllm_enhance.commands.client import Server
+from vllm_enhance.commands.flush import answers
+from vllm_enhance.commands.options import ApiKey, AsJson, BaseUrl
+from vllm_enhance.commands.output import console, print_json, text
+
+__all__ = ["feedback"]
+
+
+def feedback(
+    request_id: Annotated[str, typer.Argument(help="The id of the response, such as chatcmpl-...")],
+    verdict: Annotated[Literal["wrong", "right"], typer.Argument(help="What the answer was.")] = "wrong",
+    base_url: BaseUrl = "http://127.0.0.1:8000",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Tell the server that an answer was wrong, so that it is not given again, or that it was right."""
+    result = Server(base_url, api_key).post("feedback", {"request_id": request_id, "verdict": verdict})
+    if as_json:
+        print_json(result)
+        return
+    gone = f"; {answers(result.get('removed', 0))} forgotten" if verdict == "wrong" else ""
+    console().print(text(f"noted: {request_id} was {verdict}{gone}"))

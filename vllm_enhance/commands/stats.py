@@ -1,0 +1,64 @@
+"""`vllm-enhance stats`: what has been saved so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vllm_enhance.commands.client import Server
+from vllm_enhance.commands.options import ApiKey, AsJson, BaseUrl
+from vllm_enhance.commands.output import SOURCES, console, duration, number, percent, print_json, table, tree_rows
+from vllm_enhance.commands.rates import REQUESTS, totals
+
+__all__ = ["stats"]
+
+
+def stats(base_url: BaseUrl = "http://127.0.0.1:8000", api_key: ApiKey = "", as_json: AsJson = False) -> None:
+    """Requests by outcome, hit rate, what was saved, and the numbers of each hook package."""
+    server = Server(base_url, api_key)
+    found, series = server.get("stats"), server.get("series")
+    if as_json:
+        print_json({"all_processes": summary(series), "process": found})
+        return
+    out, whole = console(), summary(series)
+    by_source = whole["requests"]
+    served = sum(by_source.values())
+    rows = [
+        (SOURCES.get(source, source), number(count), percent(count / served if served else 0.0))
+        for source, count in sorted(by_source.items(), key=lambda item: -item[1])
+    ]
+    out.print(table(("Answer", "Requests>", "Share>"), rows or [("no request yet", "", "")]))
+    out.print()
+    index, of = found.get("api_process", (0, 1))
+    facts = [
+        ("hit rate", percent(whole["hit_rate"])),
+        ("tokens not generated", number(whole["saved_tokens"])),
+        ("engine time saved", duration(whole["saved_engine_seconds"])),
+        ("under way", f"{number(whole['inflight'])} generations, {number(whole['joined'])} joined requests"),
+        ("faults", number(whole["faults"])),
+        ("plugin", "on" if found.get("enabled", True) else "stands aside"),
+        ("running for", duration(found.get("uptime_seconds"))),
+    ]
+    out.print(table(("", ""), facts))
+    out.print()
+    title = f"Hook packages (API process {index + 1} of {of})" if of > 1 else "Hook packages"
+    out.print(table(("", ""), tree_rows(found.get("hooks", {})), title=title))
+
+
+def summary(series: Mapping[str, Any]) -> dict[str, Any]:
+    """Totals since the start, of all API server processes."""
+
+    def total(name: str) -> float:
+        return sum(totals(series, name).values())
+
+    by_source = {source: int(n) for source, n in totals(series, REQUESTS, "source").items() if source in SOURCES}
+    served = sum(by_source.values())
+    return {
+        "requests": by_source,
+        "hit_rate": (served - by_source.get("engine", 0)) / served if served else 0.0,
+        "saved_tokens": int(total("vllm_enhance_saved_tokens_total")),
+        "saved_engine_seconds": total("vllm_enhance_saved_engine_seconds_total"),
+        "inflight": int(total("vllm_enhance_inflight_generations")),
+        "joined": int(total("vllm_enhance_joined_requests")),
+        "faults": int(total("vllm_enhance_faults_total")),
+    }
