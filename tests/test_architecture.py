@@ -222,8 +222,7 @@ def test_the_front_door_opens() -> None:
     import vllm_enhance
 
     assert vllm_enhance.__all__ == sorted(vllm_enhance.__all__)
-    for name in vllm_enhance.__all__:
-        assert getattr(vllm_enhance, name) is not None
+    assert in_fresh_python("from vllm_enhance import *; print(hookimpl.__name__)").endswith("hookimpl")
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         vllm_enhance.nonsense  # noqa: B018
     tree = ast.parse(Path(str(vllm_enhance.__file__)).read_text(encoding="utf-8"))
@@ -267,7 +266,9 @@ def test_importing_the_package_is_cheap() -> None:
     code = f"""
 import sys
 import vllm_enhance, vllm_enhance.plugin, vllm_enhance.hookspecs
-from vllm_enhance import *
+for name, module in vllm_enhance._EXPORTS.items():
+    if not module.startswith("engine"):
+        getattr(vllm_enhance, name)
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
     assert in_fresh_python(code) == "[]"

@@ -9,10 +9,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers, the same names as below
+    from vllm_enhance.config import CacheConfig as CacheConfig
+    from vllm_enhance.config import CacheType as CacheType
+    from vllm_enhance.config import FeaturesConfig as FeaturesConfig
+    from vllm_enhance.config import HandlerConfig as HandlerConfig
+    from vllm_enhance.config import NLPConfig as NLPConfig
+    from vllm_enhance.config import SimilarityConfig as SimilarityConfig
+    from vllm_enhance.config import VLLMConfig as VLLMConfig
     from vllm_enhance.context import HookContext as HookContext
+    from vllm_enhance.engine.client import EnhancedAsyncLLM as EnhancedAsyncLLM
+    from vllm_enhance.engine.collector import EnhancedRequestOutputCollector as EnhancedRequestOutputCollector
+    from vllm_enhance.errors import EnhanceError as EnhanceError
+    from vllm_enhance.factory import SystemFactory as SystemFactory
+    from vllm_enhance.factory import create_enhanced_system as create_enhanced_system
+    from vllm_enhance.factory import get_global_factory as get_global_factory
+    from vllm_enhance.handler import EnhancedHandler as EnhancedHandler
     from vllm_enhance.hookspecs import hookimpl as hookimpl
+    from vllm_enhance.outputs import EnhancedOutput as EnhancedOutput
     from vllm_enhance.records import GenerationRecord as GenerationRecord
     from vllm_enhance.settings import Setting as Setting
+    from vllm_enhance.similar_results import read_similar_results as read_similar_results
     from vllm_enhance.types import Continue as Continue
     from vllm_enhance.types import InvalidationScope as InvalidationScope
     from vllm_enhance.types import Lookup as Lookup
@@ -26,32 +42,33 @@ if TYPE_CHECKING:  # for type checkers, the same names as below
 _EXPORTS = {
     "CacheConfig": "config",
     "CacheType": "config",
+    "Continue": "types",
+    "EnhanceError": "errors",
     "EnhancedAsyncLLM": "engine.client",
     "EnhancedHandler": "handler",
     "EnhancedOutput": "outputs",
     "EnhancedRequestOutputCollector": "engine.collector",
     "FeaturesConfig": "config",
-    "HandlerConfig": "config",
-    "NLPConfig": "config",
-    "SimilarityConfig": "config",
-    "SystemFactory": "factory",
-    "VLLMConfig": "config",
-    "create_enhanced_system": "factory",
-    "get_global_factory": "factory",
-    "read_similar_results": "similar_results",
-    "Continue": "types",
     "GenerationRecord": "records",
+    "HandlerConfig": "config",
     "HookContext": "context",
     "InvalidationScope": "types",
     "Lookup": "types",
+    "NLPConfig": "config",
     "Outcome": "types",
     "Reject": "types",
     "RequestContext": "types",
     "Respond": "types",
     "Rewrite": "types",
     "Setting": "settings",
+    "SimilarityConfig": "config",
     "Source": "types",
+    "SystemFactory": "factory",
+    "VLLMConfig": "config",
+    "create_enhanced_system": "factory",
+    "get_global_factory": "factory",
     "hookimpl": "hookspecs",
+    "read_similar_results": "similar_results",
 }
 
 __all__ = sorted([*_EXPORTS, "__version__"])
