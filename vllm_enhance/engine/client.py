@@ -175,17 +175,22 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         shared = runtime.coalesce and call.context.key is not None and not call.context.directives.no_cache
         while shared and (generation := runtime.table.get(call.context.key or b"")) is not None:
             # A generation that the engine has not accepted yet may still be refused; then one of those who wait leads.
-            if not await generation.admitted():
+            admitted, found = await generation.admitted(), generation.found
+            if admitted:
+                collector = self._join(runtime, call, generation)
+            elif found is not None and call.context.directives.accepts_age(found.age):
+                collector = self._replay(runtime, call, found)
+            else:
                 continue
-            collector = self._join(runtime, call, generation)
             if collector is not None:
                 return collector
-            break
+            runtime.table.close(generation)  # nobody can read it any more: one of those who wait leads
         return await self._lead(runtime, call, lookups, shared)
 
     def _join(self, runtime: Runtime, call: Call, generation: Generation) -> EnhancedRequestOutputCollector | None:
         """Read another request's generation; ``None`` when it has just failed."""
-        if generation.failure is not None or generation.tape.unusable is not None or not generation.readers:
+        tape = generation.tape
+        if generation.failure is not None or tape.unusable is not None or not (generation.readers or tape.finished):
             return None
         try:
             collector = self._collector(runtime, call, call.reader(generation.tape))
@@ -233,6 +238,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
                 answer = await first_answer(lookups, runtime.metrics, runtime.settings["lookup-deadline"])
                 collector = None if answer is None else self._replay(runtime, call, answer)
                 if collector is not None:
+                    generation.found = answer
                     return collector
                 lookups = []
             collector = await self._start_engine(runtime, call, generation, bool(lookups))
@@ -240,6 +246,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         finally:
             if not taken:  # answered, refused or cancelled: whoever waits to join must try for themselves
                 runtime.table.close(generation)
+                self._abort_soon(runtime, generation.engine_id)
             generation.settle(taken)
         if taken and lookups:
             self._race(runtime, call, generation, lookups)
@@ -288,9 +295,12 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         async def race() -> None:
             answer = await first_answer(lookups, runtime.metrics)
             record = None if answer is None else answer.record
-            if answer is not None and record is not None and generation.resolve(answer, record):
-                await self._overtake(runtime, call, generation, answer)
-                return
+            try:
+                if answer is not None and record is not None and generation.resolve(answer, record):
+                    await self._overtake(runtime, call, generation, answer)
+                    return
+            except Exception as error:  # a damaged record: the engine is at work already
+                runtime.fault("lookup", error)
             if decide is not None:
                 decide(generation)
 
@@ -345,6 +355,9 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         """A caller has read to the end (``generate`` closes its collector whatever happened)."""
         engine_id = runtime.table.leave(collector)
         runtime.gauge_readers()
+        self._abort_soon(runtime, engine_id)
+
+    def _abort_soon(self, runtime: Runtime, engine_id: str | None) -> None:
         if engine_id is not None:
             task = asyncio.ensure_future(super().abort([engine_id], internal=True))
             runtime.races.add(task)

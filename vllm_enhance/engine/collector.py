@@ -22,6 +22,8 @@ from vllm_enhance.scope import Decision
 
 __all__ = ["EnhancedRequestOutputCollector", "leading"]
 
+FAULT = "fault"
+
 leading: ContextVar[Generation | None] = ContextVar("vllm_enhance_leading", default=None)
 """The generation whose engine request is being added by this task; read when vLLM makes the collector."""
 
@@ -54,8 +56,11 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
         except RuntimeError:
             self._loop = None
         self.joined = False
+        self._aborted = False
         self._played = False
-        self.generation = leading.get()
+        generation = leading.get()
+        # Tasks that vLLM starts meanwhile inherit the variable; a generation has one leader.
+        self.generation = generation if generation is not None and generation.leader is None else None
         if self.generation is not None:
             self.generation.leader = self
             self.generation.engine_id = request_id
@@ -73,19 +78,20 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
         if generation is None or isinstance(output, PoolingRequestOutput):
             super().put(output)
             return
-        overtaken = generation.answer is not None
+        unheard = generation.answer is not None or self._aborted
         try:
-            generation.feed(output)
+            if generation.tape.unusable != FAULT:  # one bad generation is one fault, however many tokens it has
+                generation.feed(output)
         except Exception as error:
             self._fault("record", error)
             self._strand(generation, error)
-        if overtaken or (self.final_only and isinstance(output, RequestOutput) and not output.finished):
+        if unheard or (self.final_only and isinstance(output, RequestOutput) and not output.finished):
             return  # a joined caller reads along token by token; this one waits for the end
         super().put(output)
 
     def _strand(self, generation: Generation, error: Exception) -> None:
         """Recording broke: the leader is served by vLLM as ever, those who joined cannot be."""
-        generation.tape.unusable = "fault"
+        generation.tape.unusable = FAULT
         for reader in list(generation.readers):
             if reader is not self:
                 reader.raise_to_caller(error)
@@ -161,13 +167,15 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
         self.ready.set()
 
     def abort_to_caller(self) -> None:
-        """End the caller's wait as vLLM does for an aborted request."""
+        """End the caller's wait as vLLM does for an aborted request.
+
+        A leader goes on feeding the tape, for those who joined.
+        """
         reader = self.reader or (self.make_reader() if self.make_reader is not None else None)
-        if reader is not None and not reader.done:
-            self.reader = None
-            self.generation = None
-            self.output = reader.aborted()
-            self.ready.set()
+        if reader is None or reader.done:
+            return
+        self.reader, self._aborted = None, True
+        super().put(reader.aborted())  # after what the caller has not read yet
 
     def _fault(self, where: str, error: Exception) -> None:
         if self.on_fault is not None:

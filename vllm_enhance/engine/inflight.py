@@ -36,6 +36,7 @@ class Generation:
         readers: collectors of the leader and of those who joined; the engine request lives while there is one.
         engine_id: vLLM's internal id, once the engine has it.
         answer: set when a lookup answered before the first token.
+        found: set when a lookup answered before the engine was asked.
     """
 
     def __init__(self, context: RequestContext, kind: RequestOutputKind, n: int) -> None:
@@ -46,6 +47,7 @@ class Generation:
         self.leader: EnhancedRequestOutputCollector | None = None
         self.engine_id: str | None = None
         self.answer: Respond | None = None
+        self.found: Respond | None = None
         self.failure: Exception | None = None
         self.record: GenerationRecord | None = None
         self.started_at = time.monotonic()
@@ -196,6 +198,6 @@ class InflightTable:
                 engine_id = self.leave(reader)
                 if engine_id is not None:
                     real.append(engine_id)
-                elif not internal:
+                if not internal and (engine_id is None or reader.joined):  # else vLLM tells its caller itself
                     reader.abort_to_caller()
         return real, foreign

@@ -103,7 +103,7 @@ def request_key(
         ("tenant", tenant),
         ("salt", b"" if salt is None else b"\x01" + salt.encode("utf-8", "surrogatepass")),
         ("lora", lora),
-        ("prompt", _digest(pack_token_ids(decoder["prompt_token_ids"]))),
+        ("prompt", _digest(_packed(decoder["prompt_token_ids"]))),
         ("sampling", _digest(encode(dict(sampling_items(params))))),
     ]
     media = _media(prompt)
@@ -136,10 +136,13 @@ def encode(value: Any) -> bytes:
     """Canonical bytes of a value: tagged, length-prefixed, independent of the order of mappings and sets.
 
     Raises:
-        Unkeyable: a type that has no canonical form.
+        Unkeyable: a type that has no canonical form, or nesting without end.
     """
     out = bytearray()
-    _write(value, out)
+    try:
+        _write(value, out)
+    except RecursionError:
+        raise Unkeyable("nested too deeply") from None
     return bytes(out)
 
 
@@ -172,7 +175,7 @@ def _media(prompt: Mapping[str, Any]) -> list[Any]:
         ids = encoder.get("prompt_token_ids")
         if ids is None:
             raise Unkeyable("encoder prompt without token ids")
-        return ["enc_dec", pack_token_ids(ids), _media(encoder), _media(prompt["decoder_prompt"])]
+        return ["enc_dec", _packed(ids), _media(encoder), _media(prompt["decoder_prompt"])]
     if prompt["type"] == "token":
         return []
     if prompt["type"] != "multimodal":
@@ -182,6 +185,13 @@ def _media(prompt: Mapping[str, Any]) -> list[Any]:
         for modality, ranges in prompt["mm_placeholders"].items()
     }
     return ["multimodal", prompt["mm_hashes"], places]
+
+
+def _packed(ids: Any) -> bytes:
+    try:
+        return pack_token_ids(ids)
+    except (OverflowError, TypeError):
+        raise Unkeyable("token ids that no vocabulary has") from None
 
 
 def _digest(data: bytes) -> bytes:

@@ -32,8 +32,7 @@ async def first_answer(lookups: Sequence[Lookup], metrics: Metrics, deadline: fl
         pass
     finally:
         for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            task.cancel()  # not awaited: a lookup that does not hear must not hold the request
     return None
 
 
@@ -46,6 +45,12 @@ async def _timed(lookup: Lookup, metrics: Metrics) -> Respond | None:
             return None
         result = "miss" if answer is None else "hit"
         return answer
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        result = "failed"  # something inside the lookup was cancelled, not the lookup
+        return None
     except Exception:
         result = "failed"
         return None

@@ -142,17 +142,16 @@ class Runtime:
 
     async def stop(self) -> None:
         """Stop the hooks; requests go past the plugin from now on. Safe to call twice."""
-        if not self._open:
-            return
         self._open = False
         if self._started:
+            self._started = False
             await self.dispatcher.shutdown()
             self.metrics.gauge("vllm_enhance_enabled", 0)
 
     def stop_from_any_thread(self) -> None:
         """Stop the hooks as far as can be from here: waits when called beside the loop, schedules when called on it."""
         loop = self._loop
-        if not self._open or loop is None or loop.is_closed() or not loop.is_running():
+        if not self._started or loop is None or loop.is_closed() or not loop.is_running():
             self._open = False
             return
         try:
@@ -216,7 +215,10 @@ class Runtime:
 
     def fault(self, where: str, error: BaseException) -> None:
         """Count a fault of ours; too many in a short time and the plugin stands aside until the next start."""
-        self.metrics.count("vllm_enhance_faults", 1, where)
+        try:
+            self.metrics.count("vllm_enhance_faults", 1, where)
+        except Exception:
+            logger.exception("a fault could not be counted")
         held = self._throttle.allow(where)
         if held is not None:
             logger.error(
@@ -248,9 +250,11 @@ class Runtime:
     # ------------------------------------------------------------------ books
 
     def decide(self, call: Call, collector: EnhancedRequestOutputCollector | None, decision: Decision) -> None:
-        """Tell everybody how a request will be answered, once."""
-        if "decided" in call.marks:
-            return
+        """Tell everybody how a request will be answered, once. Never raises: a book is not worth a request."""
+        if "decided" not in call.marks:
+            self.safely(lambda: self._decide(call, collector, decision), None)
+
+    def _decide(self, call: Call, collector: EnhancedRequestOutputCollector | None, decision: Decision) -> None:
         call.marks["decided"] = self.monotonic()
         if collector is not None:
             collector.decision = decision
