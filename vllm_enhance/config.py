@@ -1,8 +1,8 @@
 """Configuration objects of the Python API.
 
 They are a typed way to write the one settings table (:mod:`vllm_enhance.settings`): a field that was set becomes the
-text of its setting; one that was not leaves the setting to ``ENHANCE_*`` or its default. Engine arguments are vLLM's own
-``AsyncEngineArgs``.
+text of its setting; one that was not leaves the setting to ``ENHANCE_*`` or its default. Engine arguments are vLLM's
+own ``AsyncEngineArgs``.
 """
 
 from __future__ import annotations

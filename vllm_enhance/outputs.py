@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,7 +86,7 @@ def output_metadata(
     }
 
 
-def nearest_first(neighbours: Iterable[Neighbour], limit: int) -> list[dict[str, Any]]:
+def nearest_first(neighbours: Sequence[Neighbour], limit: int) -> list[dict[str, Any]]:
     """Neighbours as plain data: each stored question once, the most similar first, ``limit`` at most."""
     best: dict[bytes, Neighbour] = {}
     for each in neighbours:

@@ -39,6 +39,7 @@ STORE_GROUP = "vllm_enhance.stores"
 SEARCH_WAIT, SEARCH_POLL = 0.2, 0.01
 CALL_SECONDS = 5.0
 SECTION = "Similarity"
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -187,7 +188,7 @@ def open_store(url: str) -> Store:
 
 def _own_folder(folder: Path) -> None:
     """Make a private folder in shared memory, where others could have put one of that name."""
-    if Path("/dev/shm") not in folder.parents:
+    if SHARED_MEMORY not in folder.parents:
         return
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()

@@ -7,9 +7,10 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Self
 
+from vllm.renderers import ChatParams
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -24,6 +25,7 @@ __all__ = ["PythonAPI", "assembly_of", "construction"]
 OURS = frozenset(
     {"assembly", "handler_config", "cache_config", "similarity_config", "cache_manager", "similarity_search_helper"}
 )
+EMBEDDER_POLL = 0.05
 GIVEN = {"cache_manager": "cache", "similarity_search_helper": "similarity"}
 
 
@@ -144,6 +146,63 @@ class PythonAPI:
         finally:
             await outputs.aclose()
 
+    async def render_chat(self, messages: Sequence[Any], **template: Any) -> Mapping[str, Any]:
+        """Chat messages as a prompt, as the server renders them (``ChatCompletionRequest.build_chat_params``).
+
+        Args:
+            template: further arguments of the chat template, such as ``enable_thinking``.
+        """
+        arguments = {"add_generation_prompt": True, "continue_final_message": False, **template}
+        _, (prompt,) = await self.renderer.render_chat_async(  # type: ignore[attr-defined]
+            [list(messages)], ChatParams(chat_template_kwargs=arguments)
+        )
+        return prompt
+
+    @staticmethod
+    def sampling_params(given: Any) -> SamplingParams:
+        """``SamplingParams``: those given, a mapping of their fields, or the defaults."""
+        if given is None or isinstance(given, Mapping):
+            return SamplingParams(**(given or {}))
+        return given
+
+    async def probe(self, timeout: float) -> dict[str, str]:
+        """Ask the engine's process something and wait for its answer: ``status`` and ``detail``.
+
+        Args:
+            timeout: seconds; an engine that is slower but alive is ``degraded``.
+        """
+        if self._closed:
+            return {"status": "unhealthy", "detail": "cleaned up"}
+        started = time.monotonic()
+        try:
+            await self.check_health()  # type: ignore[attr-defined]
+            async with asyncio.timeout(timeout):
+                asleep = await self.is_sleeping()  # type: ignore[attr-defined]
+        except TimeoutError:
+            return {"status": "degraded", "detail": f"no answer from the engine within {timeout:g} s"}
+        except Exception as error:
+            return {"status": "unhealthy", "detail": f"the engine has died: {type(error).__name__}"}
+        if asleep:
+            return {"status": "degraded", "detail": "the engine is asleep"}
+        return {"status": "healthy", "detail": f"answered in {(time.monotonic() - started) * 1e3:.1f} ms"}
+
+    async def hook_numbers(self) -> Mapping[str, Any]:
+        """What the hook packages report of themselves, by name."""
+        runtime = self.enhance  # type: ignore[attr-defined]
+        return {} if runtime is None else await runtime.dispatcher.gather("stats")
+
+    async def embedder_dimension(self, timeout: float) -> int | None:
+        """Length of the embedder's vectors; ``None`` without similarity, or when it is not ready within ``timeout``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while (found := (await self.hook_numbers()).get("similarity")) is not None:
+                    if found.get("dimension") is not None:
+                        return int(found["dimension"])
+                    if found.get("detail") != "loading":
+                        return None
+                    await asyncio.sleep(EMBEDDER_POLL)
+        return None
+
     async def cleanup(self) -> None:
         """Stop hooks and engine, and wait until both are gone. Callers who still wait get an error. Twice is once."""
         self._closed = True
@@ -169,7 +228,7 @@ class PythonAPI:
         states = self.output_processor.request_states  # type: ignore[attr-defined]
         self.output_processor.propagate_error(error)  # type: ignore[attr-defined]
         with contextlib.suppress(Exception):  # a dead engine has nothing to stop
-            await AsyncLLM.abort(self, list(states), internal=True)  # type: ignore[arg-type]
+            await AsyncLLM.abort(self, list(states), internal=True)
         runtime = self.enhance  # type: ignore[attr-defined]
         for reader in [] if runtime is None else runtime.table.readers():
             if reader.reader is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import os
@@ -15,7 +16,7 @@ from vllm.v1.executor import Executor
 
 from vllm_enhance.errors import InvalidConfigError
 
-__all__ = ["as_engine_args", "client_arguments"]
+__all__ = ["as_engine_args", "client_arguments", "copied"]
 
 FIELDS = {field.name: field for field in dataclasses.fields(AsyncEngineArgs)}
 CLIENT_PARAMETERS = frozenset(inspect.signature(AsyncLLM.__init__).parameters) - {"self"}
@@ -45,6 +46,15 @@ def as_engine_args(value: Any) -> AsyncEngineArgs:
         return made
     except Exception as error:
         raise InvalidConfigError(f"engine_args: {error}") from error
+
+
+def copied(engine_args: AsyncEngineArgs, model: str | None) -> AsyncEngineArgs:
+    """A copy; with ``model`` in it when no other than vLLM's default was set."""
+    default = str(FIELDS["model"].default)
+    result = copy.copy(engine_args)
+    if model and result.model == default:
+        result.model = model
+    return result
 
 
 def client_arguments(values: Mapping[str, Any]) -> dict[str, Any]:

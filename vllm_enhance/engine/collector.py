@@ -49,7 +49,7 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
         self.decision: Decision | None = None
         self.make_reader: Callable[[], Reader] | None = None
         self.on_close: Callable[[EnhancedRequestOutputCollector], None] | None = None
-        self.after_close: list[Callable[[], None]] = []
+        self.after_close: list[Callable[[EnhancedRequestOutputCollector], None]] = []
         self.user_id = request_id
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
@@ -142,7 +142,7 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
             on_close(self)
         after_close, self.after_close = self.after_close, []
         for call in after_close:
-            call()
+            call(self)
 
     # ------------------------------------------------------------------ ours
 

@@ -78,7 +78,11 @@ class Control:
         }
 
     async def stats(self) -> dict[str, Any]:
-        """Numbers of this API server process."""
+        """Numbers of this API server process, those of the hook packages under ``hooks``."""
+        return {**self.numbers(), "hooks": await self._runtime.dispatcher.gather("stats")}
+
+    def numbers(self) -> dict[str, Any]:
+        """The core's numbers."""
         runtime, metrics = self._runtime, self.metrics
         counts = metrics.snapshot().get("vllm_enhance_requests", {})
         by_source: dict[str, int] = {}
@@ -102,7 +106,6 @@ class Control:
             "invalidations": runtime.epoch.bumps,
             "uptime_seconds": runtime.clock() - runtime.started_at,
             "api_process": list(runtime.api_process),
-            "hooks": await runtime.dispatcher.gather("stats"),
         }
 
     def explain(self, request_id: str) -> dict[str, Any] | None:

@@ -55,7 +55,9 @@ class ReadableCollector:
         self._reading = True
         return _read(self)  # type: ignore[arg-type]
 
-    get_outputs = aiter
+    def get_outputs(self) -> AsyncGenerator[EnhancedOutput, None]:
+        """The same as :meth:`aiter`."""
+        return self.aiter()
 
     async def cancel(self) -> None:
         """Stop the request; the engine's work too, unless others read it."""
@@ -136,7 +138,7 @@ async def _wait_for_reading(collector: EnhancedRequestOutputCollector) -> None:
         return
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(READING_WAIT):
-            while NLP_RESULT not in call.context.annotations:
+            while NLP_RESULT not in call.context.annotations:  # noqa: ASYNC110
                 await asyncio.sleep(READING_POLL)
 
 

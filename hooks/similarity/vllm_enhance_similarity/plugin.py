@@ -245,6 +245,7 @@ class SimilarityHook:
         return {
             "enabled": True,
             "mode": service.options.similarity_mode,
+            "dimension": service.matcher.index.dimension,
             "index": msgspec.to_builtins(service.matcher.index.stats()),
             "embedder": msgspec.to_builtins(service.embedder.health()),
             "policy": dict(service.policy.report()),
