@@ -10,6 +10,7 @@ import functools
 import inspect
 import logging
 import secrets
+import weakref
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -269,7 +270,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
             stored=call.context.key is not None and not call.context.directives.no_store,
         )
         generation.on_finished = lambda each: self._finished(runtime, call, each)
-        token = leading.set(generation)
+        token = leading.set(weakref.ref(generation))
         try:
             collector = await super().add_request(call.request_id, call.prompt, call.params, **call.kwargs)
         finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
+from weakref import ReferenceType
 
 from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -24,8 +25,11 @@ __all__ = ["EnhancedRequestOutputCollector", "leading"]
 
 FAULT = "fault"
 
-leading: ContextVar[Generation | None] = ContextVar("vllm_enhance_leading", default=None)
-"""The generation whose engine request is being added by this task; read when vLLM makes the collector."""
+leading: ContextVar[ReferenceType[Generation] | None] = ContextVar("vllm_enhance_leading", default=None)
+"""The generation whose engine request is being added by this task; read when vLLM makes the collector.
+
+A weak reference, because tasks that vLLM starts meanwhile (its output handler) inherit the variable for good.
+"""
 
 
 class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
@@ -58,8 +62,9 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
         self.joined = False
         self._aborted = False
         self._played = False
-        generation = leading.get()
-        # Tasks that vLLM starts meanwhile inherit the variable; a generation has one leader.
+        reference = leading.get()
+        generation = None if reference is None else reference()
+        # Other tasks may have inherited the variable; a generation has one leader.
         self.generation = generation if generation is not None and generation.leader is None else None
         if self.generation is not None:
             self.generation.leader = self
