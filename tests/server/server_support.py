@@ -1,4 +1,4 @@
-"""Apps and servers for the tests of the HTTP side: real Starlette, real uvicorn, an engine side that is only a scope."""
+"""Apps and servers for the tests of the HTTP side: real Starlette, real uvicorn; the engine side is only a scope."""
 
 from __future__ import annotations
 
@@ -139,6 +139,9 @@ class RecordingControl:
 
     def explain(self, request_id: str) -> Mapping[str, Any] | None:
         return self.answers.get("explain", {}).get(request_id)
+
+    def recent(self, limit: int) -> Mapping[str, Any]:
+        return {"requests": list(self.answers.get("explain", {}).values())[:limit], "top": []}
 
     async def invalidate(self, scope: InvalidationScope) -> Mapping[str, Any]:
         self.asked.append(scope)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import json
 from argparse import Namespace
@@ -85,7 +86,14 @@ async def test_without_an_engine_side_every_route_says_so(method: str, path: str
 
 
 async def test_stats_survive_odd_values() -> None:
-    odd = {"nan": float("nan"), "inf": float("inf"), "bytes": b"\x01", "set": {1}, "at": datetime.date(2024, 1, 2), 5: 6}
+    odd = {
+        "nan": float("nan"),
+        "inf": float("inf"),
+        "bytes": b"\x01",
+        "set": {1},
+        "at": datetime.date(2024, 1, 2),
+        5: 6,
+    }
     async with client_for(RecordingControl(stats=odd)) as client:
         response = await client.get("/stats")
     assert response.json() == {"nan": None, "inf": None, "bytes": "01", "set": [1], "at": "2024-01-02", "5": 6}
@@ -118,7 +126,10 @@ async def test_explain() -> None:
         ("scope=all&dry_run=true", InvalidationScope("all", None, dry_run=True)),
         (f"scope=key&value={KEY.upper()}", InvalidationScope("key", KEY)),
         (f"scope=tenant&value={'0' * 32}", InvalidationScope("tenant", "0" * 32)),
-        ("scope=tenant&value=self", InvalidationScope("tenant", TenantRule().digest([(b"authorization", b"Bearer alice")]).hex())),
+        (
+            "scope=tenant&value=self",
+            InvalidationScope("tenant", TenantRule().digest([(b"authorization", b"Bearer alice")]).hex()),
+        ),
         ("scope=model&value=meta/Llama%203", InvalidationScope("model", "meta/Llama 3")),
         ("scope=age&value=90", InvalidationScope("age", "90")),
         ("scope=age&value=1.5h&dry_run=1", InvalidationScope("age", "5400", dry_run=True)),
@@ -170,12 +181,8 @@ async def test_self_needs_a_tenant() -> None:
 @given(st.text(max_size=20), st.none() | st.text(max_size=80), st.binary(max_size=16))
 def test_any_query_is_a_scope_or_a_problem(kind: str, value: str | None, tenant: bytes) -> None:
     for name in (kind, *InvalidationScope.KINDS):
-        try:
-            scope = read_scope(name, value, False, own_tenant=tenant)
-        except ScopeProblem as problem:
-            assert problem.param in ("scope", "value")
-        else:
-            assert scope.kind in InvalidationScope.KINDS
+        with contextlib.suppress(ScopeProblem):  # and nothing else
+            assert read_scope(name, value, False, own_tenant=tenant).kind in InvalidationScope.KINDS
 
 
 @given(st.floats(min_value=0, max_value=1e9))
@@ -210,6 +217,11 @@ def test_a_report_that_holds_itself_ends() -> None:
     assert jsonable(recursive)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text() | st.binary(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text() | st.binary(),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    )
+)
 def test_any_report_becomes_strict_json(value: Any) -> None:
     json.dumps(jsonable(value), allow_nan=False)

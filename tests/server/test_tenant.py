@@ -56,7 +56,9 @@ def test_none_makes_all_callers_one() -> None:
     assert parse_tenant_rule("none").digest([(b"authorization", b"Bearer alice")]) == b""
 
 
-@pytest.mark.parametrize("text", ["", "apikey", "header", "header:", "header:X Y", "header:X\n", "header:é", "HEADER:x"])
+@pytest.mark.parametrize(
+    "text", ["", "apikey", "header", "header:", "header:X Y", "header:X\n", "header:é", "HEADER:x"]
+)
 def test_a_bad_rule_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="header:NAME"):
         parse_tenant_rule(text)
