@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 from collections.abc import Callable
@@ -551,6 +552,7 @@ async def test_a_replay_can_be_aborted_and_abandoned(make_llm: Make, kind: Reque
     long = [Step(list(b"word ")) for _ in range(100)]
     llm = make_llm(ScriptedCore(lambda request: [*long, Step([EOS], "stop")], autorun=True), [MemoryHook()])
     await collect(llm, greedy(kind, max_tokens=1000))
+    await settle()
     prompt = {"type": "token", "prompt_token_ids": list(b"hello"), "prompt": "hello"}
     for name in ("abandoned", "aborted", "read"):
         stream = llm.generate(prompt, greedy(kind, max_tokens=1000), name)
@@ -565,6 +567,17 @@ async def test_a_replay_can_be_aborted_and_abandoned(make_llm: Make, kind: Reque
         await stream.aclose()
     await settle()
     assert llm.source_counts == {"engine": 1, "memory": 3}
+    nothing_left(llm)
+
+
+async def test_a_twin_right_after_the_end_finds_the_generation_or_its_record(make_llm: Make) -> None:
+    """The last output reaches the caller before the record is stored: there is no moment in between."""
+    core = ScriptedCore(lambda request: STEPS, autorun=True)
+    llm = make_llm(core, [MemoryHook()])
+    for index in range(5):
+        assert text_of(await collect(llm, greedy(KINDS[index % 3]), request_id=f"r{index}"), KINDS[index % 3]) == TEXT
+    assert len(core.added) == 1
+    await settle()
     nothing_left(llm)
 
 
@@ -592,7 +605,7 @@ async def test_no_generation_outlives_its_callers(make_llm: Make) -> None:
     del readers
     core.added.clear()
     gc.collect()
-    assert [each for each in gc.get_objects() if isinstance(each, Generation)] == []
+    assert [each for each in gc.get_objects() if type(each) is Generation] == []
 
 
 async def test_hooks_are_stopped_after_the_plugin_stood_aside(make_llm: Make) -> None:
@@ -630,7 +643,8 @@ async def test_a_clients_nonsense_is_no_fault_of_ours(make_llm: Make, bad: Any) 
     """Else anybody could switch the plugin off with 21 requests."""
     llm = make_llm(ScriptedCore(lambda request: STEPS, autorun=True))
     for index in range(25):
-        assert [output async for output in llm.generate(bad, greedy(), f"r{index}")]
+        with contextlib.suppress(EngineGenerateError):  # vLLM's own refusal
+            assert [output async for output in llm.generate(bad, greedy(), f"r{index}")]
     assert llm.enhance is not None
     assert llm.enhance.active
     assert llm.faults == 0
@@ -642,7 +656,8 @@ async def test_a_deeply_nested_argument_is_no_fault_of_ours(make_llm: Make) -> N
         nested = [nested]
     llm = make_llm(ScriptedCore(lambda request: STEPS, autorun=True))
     for index in range(25):
-        assert await collect(llm, greedy(extra_args={"x": nested}), request_id=f"r{index}")
+        with contextlib.suppress(EngineGenerateError):
+            assert await collect(llm, greedy(extra_args={"x": nested}), request_id=f"r{index}")
     assert llm.enhance is not None
     assert llm.enhance.active
     assert llm.faults == 0
