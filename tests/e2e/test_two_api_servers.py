@@ -1,0 +1,138 @@
+"""Two API server processes behind an API key, on one store, with hooks that misbehave and one that counts quotas."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from vllm_enhance.testing.server import ServerProcess
+
+pytestmark = pytest.mark.engine
+
+HERE = Path(__file__).parent
+QUOTA = HERE.parents[1] / "examples" / "quota_hook"
+BAD = ("Raises", "Hangs", "Blocks", "Nonsense", "Unstartable", "Redactor")
+KEY = {"Authorization": "Bearer first"}
+
+
+def install_quota_hook(folder: Path) -> None:
+    """The example, installed as a third party's package would be."""
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target"]
+    subprocess.run([*command, str(folder), str(QUOTA)], check=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def server(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("two")
+    install_quota_hook(folder / "site")
+    hooks = ",".join(["cache", "quota", *(f"bad_hooks:{name}" for name in BAD)])
+    arguments = [
+        *("--enhance", "--api-server-count", "2", "--api-key", "first", "second"),
+        *("--enhance-hooks", hooks, "--enhance-hook-deadline", "50ms"),
+        *("--enhance-quota-requests-per-minute", "40"),
+    ]
+    path = os.pathsep.join([str(folder / "site"), str(HERE), os.environ.get("PYTHONPATH", "")])
+    env = {"PYTHONPATH": path, "ENHANCE_STORE": f"sqlite:///{folder / 'store.db'}"}
+    with ServerProcess(model_path, arguments, log=folder / "server.log", env=env) as running:
+        yield running
+
+
+def ask(server: ServerProcess, question: str, headers: dict[str, str] = KEY, **extra: Any) -> httpx.Response:
+    body = {"model": "tiny", "prompt": question, "max_tokens": 8, "temperature": 0, **extra}
+    # A connection of its own for each request, so that both processes get their share.
+    return httpx.post(f"{server.base_url}/v1/completions", json=body, headers=headers, timeout=60)
+
+
+def processes(server: ServerProcess) -> set[int]:
+    """Which API server processes answer."""
+    found = set()
+    for _ in range(20):
+        reply = httpx.get(f"{server.base_url}/v1/enhance/stats", headers=KEY, timeout=30)
+        found.add(reply.json()["api_process"][0])
+    return found
+
+
+def test_bad_hooks_cost_nothing_but_their_deadline(server: ServerProcess) -> None:
+    first = ask(server, "bad hooks")
+    assert first.status_code == 200
+    assert first.headers["cache-status"] == "vllm-enhance; fwd=miss; stored"
+    time.sleep(0.3)
+    again = [ask(server, "bad hooks") for _ in range(10)]
+    assert {answer.json()["choices"][0]["text"] for answer in again} == {first.json()["choices"][0]["text"]}
+    assert all("hit" in answer.headers["cache-status"] for answer in again)
+    page = httpx.get(f"{server.base_url}/metrics").text
+    for plugin, why in (("Raises", "raised"), ("Hangs", "deadline"), ("Blocks", "deadline"), ("Nonsense", "nonsense")):
+        label = f'hook="pre_request",plugin="bad_hooks:{plugin}",why="{why}"'
+        assert re.search(rf"vllm_enhance_hook_failures_total{{{label}}} [1-9]", page), label
+    log = server.log.read_text()
+    assert log.count("did not start and is left out") == 2  # one line in each process
+    assert "called although it did not start" not in log
+
+
+def test_what_one_process_generated_the_other_serves(server: ServerProcess) -> None:
+    kinds: Counter[str] = Counter()
+    for number in range(4):
+        ask(server, f"shared {number}")
+        time.sleep(0.3)
+        kinds.update(ask(server, f"shared {number}").headers["cache-status"].split(";")[1].strip() for _ in range(2))
+    assert kinds == {"hit": 8}
+
+
+def test_a_rewrite_makes_a_new_key(server: ServerProcess) -> None:
+    ask(server, "mail to EMAIL now")
+    time.sleep(0.3)
+    redacted = ask(server, "mail to alice@example.org now")
+    assert "hit" in redacted.headers["cache-status"]
+    assert redacted.json()["usage"]["prompt_tokens"] == ask(server, "mail to EMAIL now").json()["usage"]["prompt_tokens"]
+
+
+def test_without_a_key_nothing_is_told_or_done(server: ServerProcess) -> None:
+    base = f"{server.base_url}/v1/enhance"
+    assert {httpx.get(f"{base}/{name}").status_code for name in ("health", "stats", "config", "requests/x")} == {401}
+    assert httpx.delete(f"{base}/cache", params={"scope": "all"}).status_code == 401
+    assert httpx.post(f"{base}/feedback", json={"request_id": "x", "verdict": "wrong"}).status_code == 401
+    assert ask(server, "shared 0", headers={}).status_code == 401
+
+
+def test_two_keys_are_two_tenants(server: ServerProcess) -> None:
+    ask(server, "whose answer")
+    time.sleep(0.3)
+    assert "hit" not in ask(server, "whose answer", {"Authorization": "Bearer second"}).headers["cache-status"]
+
+
+def test_a_flush_through_one_process_reaches_both(server: ServerProcess) -> None:
+    ask(server, "flushed")
+    time.sleep(0.3)
+    assert all("hit" in ask(server, "flushed").headers["cache-status"] for _ in range(4))
+    gone = httpx.delete(f"{server.base_url}/v1/enhance/cache", params={"scope": "all"}, headers=KEY, timeout=30)
+    assert gone.json()["removed"] >= 1
+    time.sleep(1.0)
+    answers = [ask(server, "flushed").headers["cache-status"] for _ in range(6)]
+    assert "hit" not in answers[0]
+
+
+def test_the_quota_hook_refuses_with_429(server: ServerProcess) -> None:
+    other = {"Authorization": "Bearer second"}
+    answers = [ask(server, "quota", other) for _ in range(100)]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert 10 <= len(refused) < 100
+    assert "quota" in refused[0].json()["error"]["message"].lower()
+    streamed = ask(server, "quota", other, stream=True)
+    assert streamed.status_code in (200, 429)
+
+
+def test_both_processes_answer_and_metrics_are_summed(server: ServerProcess) -> None:
+    assert processes(server) <= {0, 1}
+    page = httpx.get(f"{server.base_url}/metrics").text
+    assert re.search(r"^vllm_enhance_enabled 1\.0$", page, re.MULTILINE)
+    assert 'pid="' not in "".join(line for line in page.splitlines() if line.startswith("vllm_enhance"))
