@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 import pytest
 from cache_support import key_of, record_of
 from hypothesis import settings
-from redis_servers import RedisServer, free_port, redis_binary
 from vllm_enhance_cache.entries import Entry
 from vllm_enhance_cache.envelope import Envelope
 from vllm_enhance_cache.stores import open_store
 
 from vllm_enhance.stores import EntryTags, Store
+from vllm_enhance.testing.redis import RedisServer, free_port, redis_binary
 from vllm_enhance.testing.stores import StoreContract, StoreMachine
 from vllm_enhance.types import InvalidationScope
 

