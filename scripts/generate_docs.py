@@ -61,14 +61,18 @@ def _meaning(setting: Setting) -> str:
     if setting.choices:
         parts.append("One of " + ", ".join(f"`{choice}`" for choice in setting.choices) + ".")
     elif setting.minimum is not None and setting.maximum is not None:
-        parts.append(f"From {setting.minimum:g} to {setting.maximum:g}{_unit(setting)}.")
+        parts.append(f"From {_number(setting.minimum)} to {_number(setting.maximum)}{_unit(setting)}.")
     elif setting.minimum is not None:
-        parts.append(f"At least {setting.minimum:g}{_unit(setting)}.")
+        parts.append(f"At least {_number(setting.minimum)}{_unit(setting)}.")
     elif setting.maximum is not None:
-        parts.append(f"At most {setting.maximum:g}{_unit(setting)}.")
+        parts.append(f"At most {_number(setting.maximum)}{_unit(setting)}.")
     if setting.secret:
         parts.append("Secret: never shown in logs or by `/v1/enhance/config`.")
     return " ".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
 
 
 def _unit(setting: Setting) -> str:
