@@ -16,11 +16,13 @@ from http import HTTPStatus
 from typing import Any
 
 from vllm.exceptions import GracefulHTTPError, VLLMValidationError
+from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import RequestOutputKind, SamplingParams
-from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine import EngineCoreRequest, FinishReason
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from vllm_enhance.engine.answers import hit, record_of
 from vllm_enhance.engine.api import PythonAPI, construction
 from vllm_enhance.engine.call import Call, admit
 from vllm_enhance.engine.collector import EnhancedRequestOutputCollector, leading
@@ -31,7 +33,7 @@ from vllm_enhance.engine.replay import Reader
 from vllm_enhance.engine.runtime import Runtime
 from vllm_enhance.engine.tape import Tape
 from vllm_enhance.errors import DirectiveError, RequestRejected
-from vllm_enhance.records import RECORD_VERSION, ChoiceRecord, GenerationRecord, pack_token_ids
+from vllm_enhance.records import GenerationRecord
 from vllm_enhance.scope import Decision, current_scope
 from vllm_enhance.types import Lookup, Outcome, Reject, Respond, Source
 
@@ -83,7 +85,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
             await runtime.start()
             call = await self._admit(runtime, request_id, prompt, params, _by_name(args, kwargs))
         except DirectiveError as error:
-            raise _refused(RequestRejected(HTTPStatus.BAD_REQUEST, str(error))) from error
+            return _refuse(request_id, params, RequestRejected(HTTPStatus.BAD_REQUEST, str(error)))
         except VLLMValidationError:
             raise
         except Exception as error:
@@ -110,7 +112,8 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         verdict = await runtime.dispatcher.pre_request(call.context, call.rewrite)
         if isinstance(verdict.decision, Reject):
             runtime.metrics.count("vllm_enhance_requests", 1, "rejected", verdict.plugin)
-            raise _refused(RequestRejected(verdict.decision.status, verdict.decision.message))
+            rejection = RequestRejected(verdict.decision.status, verdict.decision.message)
+            return _refuse(call.request_id, call.params, rejection)
         if isinstance(verdict.decision, Respond):
             collector = self._replay(runtime, call, verdict.decision)
             if collector is not None:
@@ -124,7 +127,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
     def _replay(self, runtime: Runtime, call: Call, answer: Respond) -> EnhancedRequestOutputCollector | None:
         """Play a stored answer; ``None`` when it cannot be played, which is a counted fault and a miss."""
         try:
-            record = _record_of(runtime, call, answer)
+            record = record_of(runtime, call, answer)
             tape = Tape(call.params.n)
             tape.load(record)
             collector = self._collector(runtime, call, call.reader(tape))
@@ -132,7 +135,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
             runtime.fault("replay", error)
             return None
         runtime.table.enter(collector, call.request_id)
-        runtime.decide(call, collector, _hit(answer))
+        runtime.decide(call, collector, hit(answer))
         self._watch_replay(runtime, call, collector, record, answer.source, answer.similarity)
         return collector
 
@@ -164,9 +167,8 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         if collector is not None:
             return collector
         runtime.metrics.count("vllm_enhance_requests", 1, "rejected", "only_if_cached")
-        raise _refused(
-            RequestRejected(HTTPStatus.GATEWAY_TIMEOUT, "only-if-cached: no stored answer fits this request")
-        )
+        rejection = RequestRejected(HTTPStatus.GATEWAY_TIMEOUT, "only-if-cached: no stored answer fits this request")
+        return _refuse(call.request_id, call.params, rejection)
 
     # ------------------------------------------------------------------ answered by the engine, once
 
@@ -323,7 +325,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         assert answer.record is not None
         runtime.table.close(generation)
         leader = generation.leader
-        runtime.decide(call, leader, _hit(answer))
+        runtime.decide(call, leader, hit(answer))
         if leader is not None:
             self._watch_replay(runtime, call, leader, answer.record, answer.source, answer.similarity)
         if generation.engine_id is not None:
@@ -415,32 +417,21 @@ def _is_ours(prompt: Any, params: Any) -> bool:
     )
 
 
-def _refused(rejection: RequestRejected) -> GracefulHTTPError:
-    """Tell the middleware, and vLLM, with the status that the client shall see."""
+def _refuse(request_id: str, params: SamplingParams, rejection: RequestRejected) -> EnhancedRequestOutputCollector:
+    """Refuse a request with the status that the client shall see.
+
+    vLLM logs a traceback for an exception inside a stream. Where the middleware will put the refusal in the place of
+    the whole response anyway, the stream just ends.
+
+    Raises:
+        GracefulHTTPError: everywhere else; vLLM turns it into a response.
+    """
     scope = current_scope.get()
     if scope is not None:
         scope.reject(rejection)
-    return GracefulHTTPError(rejection.message, HTTPStatus(rejection.status))
-
-
-def _hit(answer: Respond) -> Decision:
-    return Decision(
-        answer.source,
-        age=answer.age,
-        ttl=answer.ttl,
-        similarity=answer.similarity,
-        detail=answer.detail or ("similar" if answer.source is Source.SIMILAR else "exact"),
-    )
-
-
-def _record_of(runtime: Runtime, call: Call, answer: Respond) -> GenerationRecord:
-    """The record to play: the stored one, or one made of a hook's plain text."""
-    if answer.record is not None:
-        return answer.record
-    if answer.text is None or runtime.tokenizer is None:
-        raise ValueError("Respond needs a record, or a text and a tokenizer")
-    ids = runtime.tokenizer.encode(answer.text, add_special_tokens=False)
-    choice = ChoiceRecord(pack_token_ids(ids), answer.text, "stop")
-    return GenerationRecord(
-        RECORD_VERSION, (choice,) * call.params.n, len(call.context.prompt_token_ids), runtime.clock()
-    )
+    if scope is None or scope.released or params.output_kind == RequestOutputKind.FINAL_ONLY:
+        raise GracefulHTTPError(rejection.message, HTTPStatus(rejection.status))
+    collector = EnhancedRequestOutputCollector(params.output_kind, request_id)
+    ended = CompletionOutput(0, "", [], None, None, finish_reason=str(FinishReason.ABORT))
+    collector.put(RequestOutput(request_id, None, [], None, [ended], finished=True))
+    return collector
