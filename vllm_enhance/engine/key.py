@@ -110,7 +110,7 @@ def request_key(
     if media:
         parts.append(("media", _digest(encode(media))))
     if reasoning_ended is not None or reasoning_kwargs:
-        parts.append(("reasoning", _digest(encode([reasoning_ended, reasoning_kwargs]))))
+        parts.append(("reasoning", _digest(encode([reasoning_ended, reasoning_kwargs or None]))))
     return RequestKey(_combine(parts, DIGEST_SIZE), tuple(parts))
 
 
