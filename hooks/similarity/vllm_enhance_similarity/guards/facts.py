@@ -198,7 +198,7 @@ def _entities(plain: str, tokens: tuple[str, ...], chinese: bool) -> frozenset[s
         if word.endswith("'s"):
             word = word[:-2]
         inner_capital = any(letter.isupper() for letter in word[1:])
-        starts = _SENTENCE_START.search(plain[: match.start()]) is not None
+        starts = _SENTENCE_START.search(plain[max(0, match.start() - 8) : match.start()]) is not None
         if not shouting and len(word) > 1 and (inner_capital or (word[0].isupper() and not starts)):
             lowered = word.lower()
             if lowered not in lexicon.FUNCTION_WORDS and lowered not in ("i'm", "i've", "i'd", "i'll"):

@@ -214,7 +214,8 @@ class PartitionedIndex:
             if entry is not None and entry.is_live(now) and entry.key not in seen:
                 seen.add(entry.key)
                 found.append(Candidate(entry, similarity))
-        found.sort(key=lambda candidate: (-candidate.similarity, candidate.entry.key))
+        # Equal vectors may differ in the last bits, by where they lie in the matrix.
+        found.sort(key=lambda candidate: (-round(candidate.similarity, 6), candidate.entry.key))
         return found[:k]
 
     def _index_of(self, partition: bytes) -> GrowingIndex:

@@ -69,7 +69,7 @@ class BoundedParameters(msgspec.Struct, frozen=True):
     label_window: int = 8000
     request_window: int = 8000
     ledger_window: int = 20_000
-    catch_up: float = 1.3
+    catch_up: float = 1.5
     refit_every: int = 250
     ridge: float = 5.0
     audit_prior: float = 20.0
@@ -141,7 +141,7 @@ class BoundedPolicy:
             if decision.action != "miss":
                 wrong = self.noise.wrong_given(same, decision.error)
                 self._tally.add(wrong, decision.error, inverse_share)
-            self._labels.append(Label(decision.features, same, weight))
+            self._labels.append(Label(decision.features, bool(same), weight))
             self._new_labels += 1
         for key in {decision.choice.key, decision.choice.group}:
             self._note_record(key, right=int(same), wrong=int(not same))

@@ -1,0 +1,1 @@
+"""`vllm-enhance tune`: what similarity would have done on recorded traffic, without any engine."""

@@ -1,0 +1,272 @@
+"""The report: one HTML file with everything in it, readable without a network and without scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from vllm_enhance_similarity.tune.outcome import Advice, Outcome, top_questions
+from vllm_enhance_similarity.tune.replay import Hit
+from vllm_enhance_similarity.tune.svg import Series, bars, lines
+from vllm_enhance_similarity.tune.traffic import Traffic
+
+__all__ = ["ReportFacts", "render_report", "render_yaml"]
+
+SHOWN = 15
+NEAR_MISSES = 25
+
+STYLE = """
+:root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #1b1f24; --soft: #59636e; --line: #d8dee4;
+  --c0: #0b63ce; --c1: #c9252d; --c2: #12652a; --c3: #8a4bd0; }
+@media (prefers-color-scheme: dark) { :root { --page: #0f1216; --card: #171b21; --ink: #e6e9ee; --soft: #9aa4b0;
+  --line: #2b323b; --c0: #6cb0ff; --c1: #ff7b72; --c2: #56d17b; --c3: #c297ff; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 76rem; padding: 1rem; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; margin: 0 0 .5rem; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 1rem; margin: 0 0 1rem; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 0 1rem; }
+.tiles { display: flex; flex-wrap: wrap; gap: .5rem 2rem; } .tiles b { display: block; font-size: 1.5rem; }
+.soft { color: var(--soft); } .scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { color: var(--soft); font-size: .85rem; } td.n, th.n { text-align: right; white-space: nowrap; }
+tr.chosen td { font-weight: 700; } td { overflow-wrap: anywhere; }
+pre { background: var(--page); padding: .75rem; border-radius: 6px; overflow-x: auto; }
+svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+svg .middle { text-anchor: middle; } svg .end { text-anchor: end; } svg .label { fill: var(--ink); }
+.grid { stroke: var(--line); } .mark { stroke: var(--soft); stroke-dasharray: 5 4; }
+.line { fill: none; stroke-width: 2; } .band { opacity: .18; stroke: none; } .bar { fill: var(--c0); }
+.line.c0, .dot.c0 { stroke: var(--c0); } .band.c0, .dot.c0 { fill: var(--c0); }
+.line.c1, .dot.c1 { stroke: var(--c1); } .band.c1, .dot.c1 { fill: var(--c1); }
+.line.c2, .dot.c2 { stroke: var(--c2); } .band.c2, .dot.c2 { fill: var(--c2); }
+.line.c3, .dot.c3 { stroke: var(--c3); } .band.c3, .dot.c3 { fill: var(--c3); }
+.key { display: inline-block; width: 1rem; height: .3rem; border-radius: 2px; margin-right: .35rem; vertical-align: middle; }
+.k0 { background: var(--c0); } .k1 { background: var(--c1); }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFacts:
+    """Everything that the report tells.
+
+    Attributes:
+        sources: names of the files read.
+        embedder: name of the embedding model, or how the embeddings came.
+        texts: whether questions may be shown.
+    """
+
+    traffic: Traffic
+    rows: Sequence[Outcome]
+    advice: Advice
+    max_error: float
+    sources: Sequence[str]
+    embedder: str
+    seconds: float
+    texts: bool = True
+
+
+def render_report(facts: ReportFacts) -> str:
+    """The whole page."""
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
+            f"<title>vllm-enhance tune</title><style>{STYLE}</style></head><body>",
+            "<h1>What similarity would have done</h1>",
+            _overview(facts),
+            _advice(facts),
+            '<div class="two">',
+            _threshold_plots(facts),
+            _bounded_plots(facts),
+            "</div>",
+            _settings_table(facts),
+            '<div class="two">',
+            _similarities(facts),
+            _guards(facts),
+            "</div>",
+            _frequent(facts),
+            _near_misses(facts),
+            "</body></html>",
+        ]
+    )
+
+
+def render_yaml(advice: Advice) -> str:
+    """The settings as a file for `vllm serve --config`. Quoted: a bare `on` would be read as a boolean."""
+    lines_ = ["# vllm serve MODEL --config this-file.yaml", "enhance: true"]
+    return "\n".join([*lines_, *(f'{name}: "{_yaml(value)}"' for name, value in advice.settings.items())]) + "\n"
+
+
+def _yaml(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _overview(facts: ReportFacts) -> str:
+    traffic = facts.traffic
+    exact = facts.rows[-1].exact_rate if facts.rows else 0.0
+    judged = len({(hit.asked, hit.stored) for row in facts.rows for hit in row.replay.hits if hit.right is not None})
+    pairs = len({(hit.asked, hit.stored) for row in facts.rows for hit in row.replay.hits})
+    tiles = [
+        ("requests", f"{len(traffic.asked):,}"),
+        ("different questions", f"{len(traffic.texts):,}"),
+        ("exact repeats", _percent(exact)),
+        ("pairs judged", f"{judged:,} of {pairs:,}"),
+    ]
+    skipped = f" {traffic.skipped} lines could not be read." if traffic.skipped else ""
+    return (
+        '<section><div class="tiles">'
+        + "".join(f"<div>{name}<b>{value}</b></div>" for name, value in tiles)
+        + f'</div><p class="soft">From {escape(", ".join(facts.sources))}; embeddings: {escape(facts.embedder)}; '
+        f"{facts.seconds:.0f} seconds.{skipped} Bands hold the central 90%.</p></section>"
+    )
+
+
+def _advice(facts: ReportFacts) -> str:
+    return (
+        f"<section><h2>Recommended</h2><p>{escape(facts.advice.reason)}</p>"
+        f"<pre>{escape(render_yaml(facts.advice))}</pre></section>"
+    )
+
+
+def _series(rows: Iterable[Outcome]) -> tuple[Series, Series]:
+    rows = list(rows)
+    hits = [(r.setting.value, r.hit_rate.value, r.hit_rate.low, r.hit_rate.high) for r in rows]
+    wrong = [(r.setting.value, r.error.value, r.error.low, r.error.high) for r in rows]
+    return Series("hit rate", hits, 0), Series("wrong answers", wrong, 1)
+
+
+def _plots(facts: ReportFacts, policy: str, x_label: str, show: str) -> str:
+    rows = [row for row in facts.rows if row.setting.policy == policy]
+    if not rows:
+        return ""
+    hits, wrong = _series(rows)
+    ticks = [row.setting.value for row in rows]
+    chosen = facts.advice.chosen
+    mark = chosen.setting.value if chosen is not None and chosen.setting.policy == policy else None
+
+    def shown(value: float) -> str:
+        return f"{100 * value:g}%" if show == "percent" else f"{value:g}"
+
+    upper = lines(
+        [hits], title=f"Hit rate against {x_label}", x_label=x_label, y_label="reused, share of requests",
+        x_ticks=ticks, show_x=shown, mark_x=mark, even=True,
+    )  # fmt: skip
+    top = max(facts.max_error * 4, *(min(point[3], 4 * point[1] + facts.max_error) for point in wrong.points))
+    lower = lines(
+        [wrong], title=f"Wrong answers against {x_label}", x_label=x_label, y_label="wrong, share of requests",
+        x_ticks=ticks, show_x=shown, mark_x=mark, mark_y=(facts.max_error, "bound"), y_limit=min(top, 1.0), even=True,
+    )  # fmt: skip
+    return upper + lower
+
+
+def _threshold_plots(facts: ReportFacts) -> str:
+    plots = _plots(facts, "threshold", "least similarity", "plain")
+    return (
+        "<section><h2>A fixed threshold</h2>"
+        '<p class="soft"><span class="key k0"></span>hit rate <span class="key k1"></span>wrong answers</p>'
+        f"{plots}</section>"
+    )
+
+
+def _bounded_plots(facts: ReportFacts) -> str:
+    plots = _plots(facts, "bounded", "bound on the error", "percent")
+    body = plots or "<p>Not replayed: this policy learns from verdicts, and the traffic has too few labels.</p>"
+    return (
+        "<section><h2>A bounded error</h2>"
+        '<p class="soft">The policy learns from verdicts and keeps the error within its bound.</p>'
+        f"{body}</section>"
+    )
+
+
+def _settings_table(facts: ReportFacts) -> str:
+    rows = []
+    for row in facts.rows:
+        chosen = ' class="chosen"' if facts.advice.chosen is row else ""
+        value = f"{row.setting.value:g}" if row.setting.policy == "threshold" else f"{100 * row.setting.value:g}%"
+        right = len(row.replay.hits) - sum(hit.right is False for hit in row.replay.hits)
+        rows.append(
+            f"<tr{chosen}><td>{row.setting.policy}</td><td class=n>{value}</td><td class=n>{row.replay.requests:,}</td>"
+            f"<td class=n>{_percent(row.hit_rate.value)}</td><td class=n>{_band(row.error)}</td>"
+            f"<td class=n>{right:,}</td><td class=n>{row.judged:,}</td><td class=n>{row.replay.audits:,}</td></tr>"
+        )
+    return (
+        "<section><h2>All settings tried</h2><div class=scroll><table><thead><tr><th>Policy</th><th class=n>Value</th>"
+        "<th class=n>Requests</th><th class=n>Reused</th><th class=n>Wrong</th><th class=n>Generations saved</th>"
+        f"<th class=n>Judged</th><th class=n>Audits</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        '<p class="soft">Exact repeats come on top of what is reused here. Generations saved leave out answers known to '
+        "be wrong.</p></section>"
+    )
+
+
+def _similarities(facts: ReportFacts) -> str:
+    loosest = next((row for row in facts.rows if row.setting.policy == "threshold"), None)
+    if loosest is None:
+        return ""
+    seen = [hit.similarity for hit in loosest.replay.hits] + loosest.replay.nearest.tolist()
+    counts = [0] * 25
+    for similarity in seen:
+        counts[min(24, max(0, int((similarity - 0.5) / 0.02)))] += 1
+    values = [(f"{0.5 + 0.02 * at:.2f}", float(count)) for at, count in enumerate(counts)]
+    plot = bars(values, title="Similarity to the nearest stored question", x_label="similarity", y_label="questions")
+    return f"<section><h2>How near the nearest stored question is</h2>{plot}</section>"
+
+
+def _guards(facts: ReportFacts) -> str:
+    row = facts.advice.chosen or next((row for row in facts.rows if row.setting.policy == "threshold"), None)
+    refused = sorted(row.replay.refused.items(), key=lambda item: -item[1]) if row else []
+    rows = "".join(f"<tr><td>{escape(name)}</td><td class=n>{count:,}</td></tr>" for name, count in refused)
+    return (
+        "<section><h2>What the guards refused</h2><table><thead><tr><th>Guard</th><th class=n>Nearest neighbours refused"
+        f"</th></tr></thead><tbody>{rows or '<tr><td>nothing</td><td></td></tr>'}</tbody></table></section>"
+    )
+
+
+def _frequent(facts: ReportFacts) -> str:
+    if not facts.texts:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(text[:300])}</td><td class=n>{requests:,}</td><td class=n>{reworded:,}</td></tr>"
+        for text, requests, reworded in top_questions(facts.traffic, facts.advice.chosen, SHOWN)
+    )
+    return (
+        "<section><h2>Asked most often</h2><table><thead><tr><th>Question</th><th class=n>Requests</th>"
+        f"<th class=n>In other words</th></tr></thead><tbody>{rows}</tbody></table></section>"
+    )
+
+
+def _near_misses(facts: ReportFacts) -> str:
+    """Pairs without a verdict around the level that would be chosen: what to judge next."""
+    if not facts.texts:
+        return ""
+    level = facts.advice.chosen.setting.value if facts.advice.chosen else 0.95
+    level = level if level > 0.5 else 0.95
+    unknown: dict[tuple[int, int], Hit] = {
+        (hit.asked, hit.stored): hit for row in facts.rows for hit in row.replay.hits if hit.right is None
+    }
+    nearest = sorted(unknown.values(), key=lambda hit: abs(hit.similarity - level))[:NEAR_MISSES]
+    if not nearest:
+        return ""
+    texts = facts.traffic.texts
+    rows = "".join(
+        f"<tr><td class=n>{hit.similarity:.3f}</td><td>{escape(texts[hit.asked][:300])}</td>"
+        f"<td>{escape(texts[hit.stored][:300])}</td></tr>"
+        for hit in nearest
+    )
+    return (
+        "<section><h2>Near misses to judge</h2><p class=soft>Does one answer fit both? "
+        "<code>vllm-enhance tune ... --label</code> asks.</p><table><thead><tr><th class=n>Similarity</th><th>Asked</th>"
+        f"<th>Stored</th></tr></thead><tbody>{rows}</tbody></table></section>"
+    )
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def _band(estimate: object) -> str:
+    value, low, high = (getattr(estimate, name) for name in ("value", "low", "high"))
+    return f"{100 * value:.2f}% ({100 * low:.2f} to {100 * high:.2f})"
