@@ -35,7 +35,6 @@ from vllm_enhance.settings import CORE_SETTINGS, Settings, SettingsTable
 from vllm_enhance.testing.redis import RedisServer, SlowProxy
 from vllm_enhance.types import Lookup, Outcome, RequestContext, Source
 
-DEADLINE = 0.025
 KEYS = 20
 RATE = 100.0
 START, END = "<!-- store faults: made by benchmarks/store_faults.py -->", "<!-- end of store faults -->"
@@ -203,7 +202,7 @@ async def _traffic(hook: CacheHook, seconds: float, until: Callable[[Phase], boo
     return phase
 
 
-async def observe(fault: Fault, folder: Path, seconds: float = 2.0) -> Seen:
+async def observe(fault: Fault, folder: Path, seconds: float = 2.0, deadline: str = "25ms") -> Seen:
     """Run one fault from health to health."""
     server = RedisServer(folder).start()
     lines = _Lines()
@@ -213,7 +212,12 @@ async def observe(fault: Fault, folder: Path, seconds: float = 2.0) -> Seen:
     try:
         async with SlowProxy(server.port) as proxy:
             table = SettingsTable((*CORE_SETTINGS, *SETTINGS))
-            texts = {"store": f"redis://127.0.0.1:{proxy.port}", "store-key": "k", "cache-max-entries": "1"}
+            texts = {
+                "store": f"redis://127.0.0.1:{proxy.port}",
+                "store-key": "k",
+                "store-deadline": deadline,
+                "cache-max-entries": "1",
+            }
             hook = CacheHook()
             metrics = Metrics(registry=prometheus_client.CollectorRegistry())
             await hook.startup(HookContext(settings=Settings(table, texts, {}), metrics=metrics))

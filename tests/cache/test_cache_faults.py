@@ -36,12 +36,12 @@ faults = _load()
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("fault", faults.FAULTS, ids=lambda fault: fault.name)
 async def test_nobody_notices(fault: object, tmp_path: Path) -> None:
-    seen = await faults.observe(fault, tmp_path, seconds=1.0)
+    seen = await faults.observe(fault, tmp_path, seconds=1.0, deadline="50ms")
     assert seen.failed == 0
     assert seen.requests > 100
-    # One deadline of 25 ms; the rest is room for a busy machine.
-    assert seen.longest_delay_ms < 100
-    assert seen.median_delay_ms < 25
+    # One deadline of 50 ms; the rest is room for a busy machine.
+    assert seen.longest_delay_ms < 150
+    assert seen.median_delay_ms < 50
     assert seen.hits_before > 0.9
     assert seen.hits_after > 0.9
     assert seen.back_after_s < 10
