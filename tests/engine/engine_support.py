@@ -297,7 +297,7 @@ def _dress(self: Any, core: ScriptedCore, stream_interval: int = 1) -> None:
         tokenizer="scripted",
         is_encoder_decoder=False,
         hf_config=SimpleNamespace(),
-        get_diff_sampling_param=lambda: {},
+        get_diff_sampling_param=dict,
     )
     self.scheduler_config = SimpleNamespace(
         stream_interval=stream_interval, max_num_seqs=256, max_num_queued_reqs=None, max_num_queued_tokens=None

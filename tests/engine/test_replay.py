@@ -245,8 +245,7 @@ def generations(draw: st.DrawFn) -> Generation:
             )
         )
         cuts.append(draw(st.lists(st.integers(1, 6), max_size=24)) or [1] * 30)
-    generation = Generation(fields, tokens, ends, cuts, draw(st.integers(0, 2**16)))
-    return generation
+    return Generation(fields, tokens, ends, cuts, draw(st.integers(0, 2**16)))
 
 
 @SLOW
