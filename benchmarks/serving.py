@@ -1,0 +1,369 @@
+"""Plain vLLM, vLLM with --enhance and (where installed) LiteLLM's proxy, side by side on this machine.
+
+    python benchmarks/serving.py --standard --out benchmarks/results/serving.json
+    python benchmarks/serving.py --install-litellm --litellm-venv .cache/litellm --standard
+
+All contenders run at once and rounds go from one to the next, so whatever else the machine does hits all of them alike.
+Each is asked the same questions:
+
+    hit      sixteen questions that were asked before
+    miss     a new question each time
+    joined   one new question, 1000 callers at once
+    floors   GET /version and POST /tokenize of the same server: what HTTP costs, and HTTP with rendering
+
+plain and streamed, with one caller and with sixteen. Answers are greedy and of equal length. Per cell: answers per
+second, latency, time to first token, CPU milliseconds per request of every process, and how many generations the engine
+really did. The goals at the end are ratios, which carry over from one machine to another better than seconds do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import CACHE, cpu_seconds, finish, machine, median, memory_bytes, options, say
+from contenders import Contender, install_litellm, litellm_version, metric, model_directory, started
+from load import Answer, Sample, Target, chat, closed_loop, connect, get, post, text_of
+
+POOL = 16
+FILLER = "Please answer at length and with an example, and say why it is so. "
+TOKENS_MADE = "vllm:generation_tokens_total"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured: rounds, seconds of a hit cell, requests of a miss cell (one caller, sixteen callers)."""
+
+    rounds: int
+    extra_rounds: int
+    seconds: float
+    misses: tuple[int, int]
+    joined: int
+    tokens: int = 64
+
+
+PLANS = {
+    "quick": Plan(1, 0, 0.3, (2, 16), 50, tokens=16),
+    "standard": Plan(3, 2, 1.5, (10, 144), 1000),
+    "full": Plan(7, 7, 4.0, (20, 320), 1000),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One thing to measure."""
+
+    kind: str
+    stream: bool
+    concurrency: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}{'-stream' if self.stream else ''}-c{self.concurrency}"
+
+
+HITS = [Cell("hit", stream, concurrency) for stream in (False, True) for concurrency in (1, 16)]
+MISSES = [Cell("miss", stream, concurrency) for stream in (False, True) for concurrency in (1, 16)]
+FLOORS = [Cell(kind, False, concurrency) for kind in ("version", "tokenize") for concurrency in (1, 16)]
+
+
+class Questions:
+    """The same questions for every contender; new ones differ in one letter, so that none warms another's cache."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._serial = itertools.count()
+
+    def pool(self, stream: bool) -> list[bytes]:
+        return [self._chat(f"Question {number:06d} of the pool? {FILLER}", stream) for number in range(POOL)]
+
+    def new(self, contender: str, stream: bool) -> Iterator[bytes]:
+        while True:
+            yield self._chat(f"{contender[0]}{next(self._serial):08d} is new, is it? {FILLER}", stream)
+
+    def _chat(self, text: str, stream: bool) -> bytes:
+        return chat(text, stream=stream, max_tokens=self._tokens)
+
+
+# --------------------------------------------------------------------------- one cell
+
+
+async def measure(contender: Contender, cell: Cell, plan: Plan, questions: Questions) -> dict[str, Any]:
+    """One cell of one contender, once."""
+    requests, count = _requests(contender, cell, plan, questions)
+    before_cpu = {name: cpu_seconds(pid) for name, pid in contender.pids.items()}
+    made = await asyncio.to_thread(metric, contender.engine, TOKENS_MADE)
+    seconds = math.inf if count is not None else plan.seconds
+    sample = await closed_loop(contender.target, requests, concurrency=cell.concurrency, seconds=seconds, count=count)
+    made = await asyncio.to_thread(metric, contender.engine, TOKENS_MADE) - made
+    after_cpu = {name: cpu_seconds(pid) for name, pid in contender.pids.items()}
+    return {**_figures(sample), "generations": made / plan.tokens, "cpu_ms": _cpu(before_cpu, after_cpu, sample)}
+
+
+def _requests(contender: Contender, cell: Cell, plan: Plan, questions: Questions) -> tuple[Iterator[bytes], int | None]:
+    if cell.kind == "version":
+        return itertools.repeat(get("/version")), None
+    if cell.kind == "tokenize":
+        message = {"role": "user", "content": f"Question {0:06d} of the pool? {FILLER}"}
+        return itertools.repeat(post("/tokenize", {"model": "tiny", "messages": [message]})), None
+    if cell.kind == "hit" and contender.name == "plain":
+        # Nothing is a hit for plain vLLM: the same questions, generated again with its prefix cache warm.
+        return itertools.cycle(questions.pool(cell.stream)), plan.misses[cell.concurrency > 1]
+    if cell.kind == "hit":
+        return itertools.cycle(questions.pool(cell.stream)), None
+    return questions.new(contender.name, cell.stream), plan.misses[cell.concurrency > 1]
+
+
+def _figures(sample: Sample) -> dict[str, Any]:
+    return {
+        "requests": len(sample.answers),
+        "failed": sample.failed,
+        "per_second": sample.rate,
+        "p50_ms": 1000 * sample.latency(0.5),
+        "p99_ms": 1000 * sample.latency(0.99),
+        "first_token_p50_ms": 1000 * sample.first_token(0.5),
+        "first_token_p99_ms": 1000 * sample.first_token(0.99),
+        "sources": sample.sources(),
+    }
+
+
+def _cpu(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], sample: Sample) -> dict[str, float]:
+    """CPU milliseconds per request by process family and role."""
+    found = {}
+    for family, roles in after.items():
+        for role, seconds in roles.items():
+            spent = seconds - before[family].get(role, 0.0)
+            if spent > 0:
+                found[f"{family} {role}"] = 1000 * spent / max(1, len(sample.answers))
+    return found
+
+
+# --------------------------------------------------------------------------- many callers, one question
+
+
+async def measure_joined(contender: Contender, plan: Plan, questions: Questions) -> dict[str, Any]:
+    """One new question from all callers at once; generations done, and when the last one had the answer."""
+    target = contender.target
+    alone = await closed_loop(target, questions.new(contender.name, False), concurrency=1, count=3)
+    request = next(questions.new(contender.name, False))
+    connections = [await connect(target, keep_body=True) for _ in range(plan.joined)]
+    before = await asyncio.to_thread(metric, contender.engine, TOKENS_MADE)
+    answers: list[Answer] = await asyncio.gather(*(connection.ask(request) for connection in connections))
+    made = await asyncio.to_thread(metric, contender.engine, TOKENS_MADE) - before
+    for connection in connections:
+        connection.close()
+    sample = Sample(max(answer.seconds for answer in answers), list(answers))
+    return {
+        **_figures(sample),
+        "callers": plan.joined,
+        "generations": made / plan.tokens,
+        "last_ms": 1000 * sample.seconds,
+        "generation_alone_ms": 1000 * alone.latency(0.5),
+        "different_answers": len({text_of(answer.body, False) for answer in answers if answer.ok}),
+    }
+
+
+async def same_answers(contenders: Sequence[Contender], questions: Questions) -> dict[str, Any]:
+    """Ask everybody the questions of the pool, twice, streamed and not: which warms their caches, and compares."""
+    seen: dict[tuple[str, bool], list[str]] = {}
+    for contender in contenders:
+        for stream, _ in itertools.product((False, True), range(2)):
+            sample = await closed_loop(contender.target, questions.pool(stream), concurrency=1, keep_body=True)
+            if sample.failed:
+                raise RuntimeError(f"{contender.name} fails: {[a for a in sample.answers if not a.ok][:1]}")
+            seen[contender.name, stream] = [text_of(answer.body, stream) for answer in sample.answers]
+    first = next(iter(seen.values()))
+    return {"questions": POOL, "all_equal": all(texts == first for texts in seen.values())}
+
+
+# --------------------------------------------------------------------------- all of it
+
+
+async def run(contenders: Sequence[Contender], plan: Plan) -> dict[str, Any]:
+    """Every round of every cell."""
+    questions = Questions(plan.tokens)
+    answers = await same_answers(contenders, questions)
+    rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    enhanced = next((each for each in contenders if each.name == "enhanced"), None)
+
+    async def one(contender: Contender, cell: Cell) -> None:
+        figures = await measure(contender, cell, plan, questions)
+        rows.setdefault(cell.name, {}).setdefault(contender.name, []).append(figures)
+
+    for number in range(plan.rounds + plan.extra_rounds):
+        say(f"round {number + 1} of {plan.rounds + plan.extra_rounds}")
+        order = [*contenders[number % len(contenders) :], *contenders[: number % len(contenders)]]
+        extra = number >= plan.rounds
+        if not extra and enhanced is not None:
+            for cell in FLOORS:
+                await one(enhanced, cell)
+        for cell in MISSES if extra else [*HITS, *MISSES]:
+            for contender in order:
+                if not extra or contender.name != "litellm":
+                    await one(contender, cell)
+        if enhanced is not None and not extra:
+            figures = await measure_joined(enhanced, plan, questions)
+            rows.setdefault("joined", {}).setdefault("enhanced", []).append(figures)
+    cells = {cell: {name: summary(rounds) for name, rounds in each.items()} for cell, each in rows.items()}
+    return {
+        "tokens": plan.tokens,
+        "answers": answers,
+        "cells": cells,
+        "paired": {cell: _paired(each) for cell, each in rows.items() if cell.startswith("miss")},
+        "memory_mib": {
+            each.name: {
+                f"{family} {role}": size / 2**20
+                for family, pid in each.pids.items()
+                for role, size in memory_bytes(pid).items()
+            }
+            for each in contenders
+        },
+    }
+
+
+def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over rounds; sums of counts; the spread of the rate."""
+    found: dict[str, Any] = {"rounds": len(rounds)}
+    for name, value in rounds[0].items():
+        if isinstance(value, dict):
+            keys = {key for each in rounds for key in each[name]}
+            combine: Callable[[list[float]], float] = sum if name == "sources" else median  # type: ignore[assignment]
+            found[name] = {key: combine([each[name].get(key, 0) for each in rounds]) for key in sorted(keys)}
+        elif name in ("requests", "failed"):
+            found[name] = sum(each[name] for each in rounds)
+        else:
+            found[name] = median(each[name] for each in rounds)
+    found["per_second_spread"] = [
+        min(each["per_second"] for each in rounds),
+        max(each["per_second"] for each in rounds),
+    ]
+    return found
+
+
+def _paired(each: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+    """Enhanced against plain within each round, then the median: slow drifts of the machine cancel out."""
+    pairs = list(zip(each.get("plain", ()), each.get("enhanced", ()), strict=False))
+    return {
+        "rounds": len(pairs),
+        "throughput": median(ours["per_second"] / plain["per_second"] for plain, ours in pairs),
+        "first_token": median(plain["first_token_p50_ms"] / ours["first_token_p50_ms"] for plain, ours in pairs),
+        "latency": median(plain["p50_ms"] / ours["p50_ms"] for plain, ours in pairs),
+    }
+
+
+# --------------------------------------------------------------------------- goals
+
+
+def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was aimed at, as ratios, and whether it was reached; ``None`` where a contender was missing."""
+    cells, paired = result["cells"], result["paired"]
+
+    def figure(cell: str, contender: str, name: str) -> float:
+        return float(cells.get(cell, {}).get(contender, {}).get(name, math.nan))
+
+    def ratio(cell: str, ours: str, theirs: tuple[str, str], name: str) -> float:
+        return figure(cell, ours, name) / figure(*theirs, name)
+
+    hits = figure("hit-c16", "enhanced", "per_second")
+    callers = figure("joined", "enhanced", "callers")
+    enough = figure("joined", "enhanced", "generation_alone_ms") + 1000 * callers / hits
+    table = [
+        ("exact hit: latency / tokenize latency of the same server", "at most", 1.6,
+         ratio("hit-c1", "enhanced", ("tokenize-c1", "enhanced"), "p50_ms")),
+        ("exact hits per second / LiteLLM's", "at least", 4.0,
+         ratio("hit-c16", "enhanced", ("hit-c16", "litellm"), "per_second")),
+        ("streamed hits per second / LiteLLM's", "at least", 5.0,
+         ratio("hit-stream-c16", "enhanced", ("hit-stream-c16", "litellm"), "per_second")),
+        *(
+            (f"never repeating, {cell}: {what} against plain vLLM", "at least", 0.98,
+             paired.get(cell, {}).get(key, math.nan))
+            for cell, what, key in (
+                ("miss-c16", "throughput", "throughput"),
+                ("miss-stream-c16", "throughput", "throughput"),
+                ("miss-stream-c16", "first token", "first_token"),
+                ("miss-stream-c1", "first token", "first_token"),
+            )
+        ),
+        (f"{callers:.0f} identical at once: generations", "at most", 1.0, figure("joined", "enhanced", "generations")),
+        (f"{callers:.0f} identical at once: last answer / (one generation + as many hits)", "at most", 1.3,
+         figure("joined", "enhanced", "last_ms") / enough),
+    ]  # fmt: skip
+    return [
+        {"goal": goal, "limit": limit, "kind": kind, "measured": measured, "met": _met(kind, limit, measured)}
+        for goal, kind, limit, measured in table
+    ]
+
+
+def _met(kind: str, limit: float, measured: float) -> bool | None:
+    if math.isnan(measured):
+        return None
+    return measured <= limit if kind == "at most" else measured >= limit
+
+
+def show(found: Sequence[dict[str, Any]]) -> None:
+    """The goals, for people."""
+    for goal in found:
+        state = {True: "met", False: "MISSED", None: "not measured"}[goal["met"]]
+        measured = "-" if goal["met"] is None else f"{goal['measured']:.3g}"
+        say(f"  {state:13} {measured:>8}  {goal['kind']} {goal['limit']:g}: {goal['goal']}")
+
+
+def _given(arguments: argparse.Namespace) -> list[Contender]:
+    found = []
+    for name in ("plain", "enhanced"):
+        if (text := getattr(arguments, name)) is not None:
+            target = Target.of(text)
+            found.append(Contender(name, target, {"vllm": target.pid} if target.pid else {}, target))
+    return found
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--standard", action="store_true", help="about five minutes; the default")
+    parser.add_argument("--full", action="store_true", help="about twenty minutes")
+    parser.add_argument("--model", help="directory or name; a tiny model made on the spot by default")
+    parser.add_argument("--litellm-venv", type=Path, metavar="DIR", help="environment with litellm[proxy]")
+    parser.add_argument("--install-litellm", action="store_true", help="make that environment first if it is not there")
+    parser.add_argument("--plain", metavar="URL[,PID]", help="a running server instead of one of our own")
+    parser.add_argument("--enhanced", metavar="URL[,PID]", help="likewise")
+    parser.add_argument("--server-args", default="", help="further arguments of both vLLM servers")
+    parser.add_argument("--enhance-args", default="--enhance", help="arguments of the enhanced server")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as PNG or SVG (needs matplotlib)")
+    arguments = parser.parse_args()
+    plan = PLANS["quick" if arguments.quick else "full" if arguments.full else "standard"]
+    litellm = arguments.litellm_venv
+    if litellm is not None and arguments.install_litellm and not (litellm / "bin" / "litellm").exists():
+        install_litellm(litellm)
+    before = machine()
+    with ExitStack() as stack:
+        contenders = _given(arguments)
+        if not contenders:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            servers = started(
+                model_directory(arguments.model, CACHE),
+                folder,
+                litellm=litellm,
+                enhance=arguments.enhance_args.split(),
+                both=arguments.server_args.split(),
+            )
+            contenders = stack.enter_context(servers)
+        result = asyncio.run(run(contenders, plan))
+    result["goals"] = goals(result)
+    show(result["goals"])
+    whole = finish("serving", result, out=arguments.out, before=before, extra_versions=litellm_version(litellm))
+    if arguments.plot:
+        from plots import serving
+
+        serving(whole, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
