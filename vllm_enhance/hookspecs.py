@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PROJECT",
     "declare_settings",
+    "feedback",
     "health",
     "hookimpl",
     "invalidate",
@@ -167,6 +168,21 @@ def health() -> HealthReport | Sequence[HealthReport] | Awaitable[HealthReport |
 @hookspec
 def stats() -> Mapping[str, Any] | Awaitable[Mapping[str, Any]]:  # type: ignore[empty-body]
     """Called for ``/v1/enhance/stats``: numbers of this package, JSON-able, under names of its own."""
+
+
+@hookspec
+def feedback(key: bytes, verdict: str) -> int | Awaitable[int]:  # type: ignore[empty-body]
+    """Learn what somebody said of an answer.
+
+    A wrong answer has already been forgotten through :func:`invalidate` when this is called.
+
+    Args:
+        key: exact key (32 bytes) of the request that was answered.
+        verdict: ``wrong`` or ``right``.
+
+    Returns:
+        how many decisions or entries it changed.
+    """
 
 
 @hookspec

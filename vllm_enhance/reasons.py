@@ -28,6 +28,7 @@ BYPASS_REASONS: Mapping[str, str] = {
     "prompt_token_scores": "The request asks for scores of given prompt tokens, which no record keeps.",
     "probe": "One token without text or with its logprobs, as beam search and label scoring send in great numbers.",
     "sampled": "Sampled without a seed, and --enhance-cache-sampled is off.",
+    "marked_wrong": "Somebody called the stored answer wrong, so the question goes to the engine for a while.",
     "unkeyable": "Some field of the request has no exact identity, so no key could be made of it.",
 }
 """The request had nothing to do with the cache: neither answered from it nor kept nor joined."""

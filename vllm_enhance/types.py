@@ -21,9 +21,11 @@ __all__ = [
     "CONTINUE",
     "NLP_RESULT",
     "SIMILAR",
+    "SIMILAR_SEARCH",
     "AnnotationKey",
     "Annotations",
     "Continue",
+    "Found",
     "HealthReport",
     "InvalidationScope",
     "Lookup",
@@ -35,6 +37,7 @@ __all__ = [
     "RequestContext",
     "Respond",
     "Rewrite",
+    "SearchFunction",
     "Source",
 ]
 
@@ -108,6 +111,28 @@ class Neighbour:
     question: str = ""
     refused_by: str | None = None
 
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stored question with its answer, found for a text.
+
+    Attributes:
+        question, answer: as stored.
+        similarity: cosine similarity in [-1, 1].
+        confident: the decision policy would answer the text with it.
+    """
+
+    question: str
+    answer: str
+    similarity: float
+    confident: bool
+
+
+SearchFunction = Callable[[Sequence[str], int], Awaitable[list[list[Found]]]]
+"""For each text, at most so many stored questions of the request's own partition, most similar first."""
+
+SIMILAR_SEARCH: AnnotationKey[SearchFunction] = AnnotationKey("similar_search")
+"""Left by the similarity hook on requests that it may serve, for hooks that want context."""
 
 NLP_RESULT: AnnotationKey[Mapping[str, Any]] = AnnotationKey("nlp_result")
 SIMILAR: AnnotationKey[Sequence[Neighbour]] = AnnotationKey("similar")
@@ -201,11 +226,14 @@ class Rewrite:
         prompt_text: new rendered prompt, tokenized by the server's tokenizer.
         prompt_token_ids: new rendered prompt; wins over ``prompt_text``.
         params: sampling fields to change, such as ``{"temperature": 0.0}``.
+        keep_key: the change is in how the answer is made, not in what was asked (context put into the prompt): the
+            answer is kept under the key of the request as it came.
     """
 
     prompt_text: str | None = None
     prompt_token_ids: Sequence[int] | None = None
     params: Mapping[str, Any] | None = None
+    keep_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,8 @@ class Call:
                 )
             except Unkeyable:
                 reason = "unkeyable"
+        if self.key is not None and runtime.pins.holds(self.key.digest):
+            self.key, reason = None, "marked_wrong"
         context.key = None if self.key is None else self.key.digest
         context.bypass_reason = reason
 
@@ -127,7 +129,8 @@ class Call:
             context.prompt_token_ids = replaced["prompt_token_ids"]
         self.params = params
         context.params = params
-        self.rename()
+        if not change.keep_key:
+            self.rename()
 
     def _tokenized(self, text: str) -> list[int]:
         """Tokenize as the original was: with special tokens or without, whichever gives the original ids."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from vllm_enhance.settings import Settings
 from vllm_enhance.types import HealthReport, InvalidationScope, Source
 
 __all__ = ["Control"]
+
+logger = logging.getLogger("vllm_enhance")
 
 MAX_COUNTED = 10_000
 TOP = 20
@@ -163,7 +166,13 @@ class Control:
         entry = self.explain(request_id)
         if entry is None:
             raise LookupError(request_id)
-        removed = 0
-        if verdict == "wrong" and entry.get("key"):
-            removed = (await self.invalidate(InvalidationScope("key", entry["key"])))["removed"]
-        return {"request_id": entry["request_id"], "verdict": verdict, "removed": removed}
+        removed, learned = 0, 0
+        if entry.get("key"):
+            key = bytes.fromhex(entry["key"])
+            if verdict == "wrong":
+                self._runtime.pins.pin(key)
+                removed = (await self.invalidate(InvalidationScope("key", entry["key"])))["removed"]
+            told = await self._runtime.dispatcher.gather("feedback", key=key, verdict=verdict)
+            learned = sum(count for count in told.values() if isinstance(count, int))
+        logger.info("feedback: %s for key %s; %d forgotten", verdict, str(entry.get("key"))[:16], removed)
+        return {"request_id": entry["request_id"], "verdict": verdict, "removed": removed, "learned": learned}

@@ -16,7 +16,9 @@ from vllm_enhance.engine.call import Call
 from vllm_enhance.engine.collector import EnhancedRequestOutputCollector
 from vllm_enhance.engine.epoch import Epoch
 from vllm_enhance.engine.identity import lora_identity, model_identity
+from vllm_enhance.engine.idle import IdleGenerator
 from vllm_enhance.engine.inflight import Generation, InflightTable
+from vllm_enhance.engine.pins import Pins
 from vllm_enhance.explain import ExplainLog, annotations_shown
 from vllm_enhance.metrics import Metrics
 from vllm_enhance.plugins import PluginSet
@@ -69,6 +71,7 @@ class Runtime:
         self.api_process = api_process
         self.epoch = Epoch(epoch_path)
         self.table = InflightTable()
+        self.pins = Pins(float(settings.get("cache-ttl", 3600.0)), monotonic)
         self.explain = ExplainLog(settings["explain-entries"])
         self.dispatcher = Dispatcher(plugins.manager, metrics, deadline=settings["hook-deadline"], monotonic=monotonic)
         self.coalesce: bool = settings["coalesce"]
@@ -122,6 +125,7 @@ class Runtime:
             count_tokens=lambda text: len(self.tokenizer.encode(text)) if self.tokenizer else len(text),
             tokenize=(lambda text: self.tokenizer.encode(text, add_special_tokens=False)) if self.tokenizer else None,
             queue_depth=self.queue_depth,
+            generate_idle=None if self.tokenizer is None else IdleGenerator(self.client, self.queue_depth).generate,
             api_process=self.api_process,
         )
         await self.dispatcher.startup(context, self.plugins.drop)
