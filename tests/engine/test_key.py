@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from vllm.exceptions import VLLMValidationError
     from vllm.sampling_params import (
         RepetitionDetectionParams,
         RequestOutputKind,
@@ -184,7 +185,7 @@ def make(request: Request) -> Request:
     """The request, if vLLM would take it at all."""
     try:
         _ = request.params
-    except ValueError:
+    except (ValueError, VLLMValidationError):
         assume(False)
     return request
 
