@@ -26,6 +26,13 @@ from vllm_enhance.testing.server import ServerProcess, free_port
 __all__ = ["Contender", "LiteLLM", "install_litellm", "litellm_version", "metric", "model_directory", "started"]
 
 ENHANCE = ("--enhance",)
+LITELLM_ENVIRONMENT = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # no download at start
+    "LITELLM_LOG": "ERROR",
+    # On loopback without a key, as the vLLM servers beside it: checking none is the cheapest for it.
+    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    "NO_PROXY": "*",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,7 @@ class LiteLLM:
         config = self._folder / "litellm.yaml"
         config.write_text(json.dumps(self._config))  # JSON is YAML
         command = [str(self._environment / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
-        environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "NO_PROXY": "*"}
+        environment = {**os.environ, **LITELLM_ENVIRONMENT}
         self._process = subprocess.Popen(
             [*command, "--port", str(self.port), "--num_workers", "1"],
             env=environment,
