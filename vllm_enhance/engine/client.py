@@ -78,7 +78,11 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
     ) -> EnhancedRequestOutputCollector:
         runtime = self.enhance
-        if runtime is None or not runtime.active or self.errored or not _is_ours(prompt, params):
+        reason = _passes(runtime, prompt, params)
+        if runtime is None or reason is not None or self.errored:
+            scope = current_scope.get()
+            if scope is not None and reason is not None:
+                scope.decide(Decision(Source.ENGINE, reason=reason))
             return await super().add_request(request_id, prompt, params, *args, **kwargs)
         arrived = runtime.monotonic()
         try:
@@ -408,13 +412,15 @@ def _by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]
     return {**dict(zip(PARAMETERS, args, strict=False)), **kwargs}
 
 
-def _is_ours(prompt: Any, params: Any) -> bool:
-    """Generation from a prompt: not pooling, not a stream of inputs, not a ready-made engine request."""
-    return (
-        isinstance(params, SamplingParams)
-        and not isinstance(prompt, EngineCoreRequest)
-        and not inspect.isasyncgen(prompt)
-    )
+def _passes(runtime: Runtime | None, prompt: Any, params: Any) -> str | None:
+    """Why a request goes past the plugin as it is: it is no generation from a prompt, or the plugin stands aside."""
+    if runtime is None or not runtime.active:
+        return "disabled"
+    if not isinstance(params, SamplingParams):
+        return "pooling"
+    if inspect.isasyncgen(prompt):
+        return "streaming_input"
+    return "engine_request" if isinstance(prompt, EngineCoreRequest) else None
 
 
 def _refuse(request_id: str, params: SamplingParams, rejection: RequestRejected) -> EnhancedRequestOutputCollector:
@@ -430,7 +436,7 @@ def _refuse(request_id: str, params: SamplingParams, rejection: RequestRejected)
     if scope is not None:
         scope.reject(rejection)
     if scope is None or scope.released or params.output_kind == RequestOutputKind.FINAL_ONLY:
-        raise GracefulHTTPError(rejection.message, HTTPStatus(rejection.status))
+        raise GracefulHTTPError(rejection.message, _known_status(rejection.status))
     collector = EnhancedRequestOutputCollector(params.output_kind, request_id)
     ended = CompletionOutput(0, "", [], None, None, finish_reason=str(FinishReason.ABORT))
     collector.put(RequestOutput(request_id, None, [], None, [ended], finished=True))

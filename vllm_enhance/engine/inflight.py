@@ -54,18 +54,25 @@ class Generation:
         self.first_token_at: float | None = None
         self.on_first_token: Callable[[Generation], None] | None = None
         self.on_finished: Callable[[Generation], None] | None = None
-        self._admitted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._taken: bool | None = None
+        self._admitted: asyncio.Future[bool] | None = None
 
     # ------------------------------------------------------------------ admission
 
     async def admitted(self) -> bool:
         """Wait until the engine has taken the request, or a lookup answered it. ``False``: it was refused."""
+        if self._taken is not None:
+            return self._taken
+        if self._admitted is None:
+            self._admitted = asyncio.get_running_loop().create_future()
         return await asyncio.shield(self._admitted)
 
     def settle(self, admitted: bool) -> None:
         """Tell those who wait in :meth:`admitted`."""
-        if not self._admitted.done():
-            self._admitted.set_result(admitted)
+        if self._taken is None:
+            self._taken = admitted
+        if self._admitted is not None and not self._admitted.done():
+            self._admitted.set_result(self._taken)
 
     # ------------------------------------------------------------------ outputs
 

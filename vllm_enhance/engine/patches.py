@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,7 @@ class State:
     epoch_path: Path | None = None
     refused: list[str] = field(default_factory=list)
     applied: dict[str, tuple[Any, str, Any]] = field(default_factory=dict)
+    runtimes: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
 
     @property
     def on(self) -> bool:
@@ -173,6 +175,22 @@ def _swap_class(original: Any) -> staticmethod[Any, Any]:
     return staticmethod(__new__)
 
 
+def _swap_offline(original: Any) -> staticmethod[Any, Any]:
+    def __new__(cls: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        if cls is LLMEngine and STATE.on:
+            try:
+                from vllm_enhance.engine.offline import EnhancedLLMEngine
+
+                cls = EnhancedLLMEngine
+            except Exception as error:
+                logger.error("LLM serves plain: its engine is not as expected (%s)", error)
+        return object.__new__(cls)
+
+    return staticmethod(__new__)
+
+
 def _swap_collector(original: Any) -> Any:
     from vllm_enhance.engine.collector import EnhancedRequestOutputCollector
 
@@ -189,7 +207,9 @@ def _add_endpoints(original: Callable[..., Any]) -> Callable[..., Any]:
 
                 found.append(EnhanceEndpoint(STATE.settings))
             except Exception:
-                logger.exception("Cache-Status headers and the /v1/enhance routes are missing")
+                # Without the middleware nobody knows who asks, and callers could see each other's answers.
+                logger.exception("the server side of vllm-enhance cannot be built")
+                _stand_aside()
         return found
 
     return load_endpoint_plugins
@@ -225,6 +245,13 @@ PATCHES: tuple[Patch, ...] = (
         why="What the engine produces is recorded where it passes to the caller.",
         how="Rebinds the name that `add_request` looks up to a subclass, which behaves as the original until it leads.",
         goes_away="`AsyncLLM` gets its collector from a method that a subclass can override.",
+    ),
+    Patch(
+        "vllm.v1.engine.llm_engine:LLMEngine.__new__",
+        _swap_offline,
+        why="`vllm.LLM` has an engine of its own, without an event loop.",
+        how="Makes an `EnhancedLLMEngine` where plain `LLMEngine` was asked for.",
+        goes_away="`LLM` runs on `AsyncLLM`, or has a setting for its engine's class.",
     ),
     Patch(
         "vllm.plugins:load_endpoint_plugins",
@@ -309,7 +336,7 @@ def make_runtime(client: Any, made_with: Mapping[str, Any], assembly: Assembly |
 
     assert STATE.metrics is not None
     try:
-        return Runtime(
+        runtime = Runtime(
             client,
             settings,
             assembly.plugins,
@@ -317,12 +344,19 @@ def make_runtime(client: Any, made_with: Mapping[str, Any], assembly: Assembly |
             epoch_path=STATE.epoch_path,
             api_process=(made_with.get("client_index") or 0, made_with.get("client_count") or 1),
         )
+        STATE.runtimes.add(runtime)
+        return runtime
     except Exception:
         if settings["strict"]:
             raise
         logger.exception("vllm-enhance could not start; vLLM serves plain")
         STATE.metrics.gauge("vllm_enhance_enabled", 0)
         return None
+
+
+def _stand_aside() -> None:
+    for runtime in list(STATE.runtimes):
+        runtime.stand_aside("its server side is missing")
 
 
 def _switch(args: Any) -> None:
@@ -362,9 +396,6 @@ def _check(settings: Settings) -> None:
     chunk = settings["replay-chunk"]
     if chunk != "auto" and not (chunk.isdigit() and 1 <= int(chunk) <= 4096):
         raise SettingError("replay-chunk", "--enhance-replay-chunk", f"{chunk!r} is neither auto nor 1 to 4096")
-    tenant = settings["tenant"]
-    if tenant not in ("api-key", "none") and not (tenant.startswith("header:") and len(tenant) > len("header:")):
-        raise SettingError("tenant", "--enhance-tenant", f"{tenant!r} is not api-key, none or header:NAME")
 
 
 def _with_server_facts(settings: Settings, args: Any) -> Settings:
