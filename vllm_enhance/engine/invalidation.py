@@ -52,6 +52,10 @@ class Event:
     enters: int = 0
     leaves: int = 0
 
+    def left(self, entered: bool, result: Any) -> int:
+        """State flags to clear after the call: none while the engine is only half awake (``False``, vLLM 0.32+)."""
+        return (0 if result is False else self.leaves) | (0 if entered else self.enters)
+
 
 def _rpc_may_change_weights(runtime: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     method = args[0] if args else kwargs.get("method")
@@ -79,7 +83,7 @@ EVENTS: tuple[Event, ...] = (
     Event("finish_weight_update", "weights", leaves=UPDATING),
     Event("update_weight_version", "weights"),
     Event("sleep", "sleep", _discards_weights, enters=ASLEEP),
-    Event("wake_up", "sleep", _never),
+    Event("wake_up", "sleep", _never, leaves=ASLEEP),
     Event("pause_generation", "pause", _never, enters=PAUSED),
     Event("resume_generation", "pause", _never, leaves=PAUSED),
     Event("reset_prefix_cache", "prefix_reset", _if_asked),
@@ -111,12 +115,14 @@ def _override(event: Event, original: Callable[..., Any]) -> Callable[..., Any]:
             runtime.forget(event.cause)
         if event.enters:
             runtime.epoch.enter(event.enters)
+        entered, result = False, None
         try:
-            return await original(self, *args, **kwargs)
+            result = await original(self, *args, **kwargs)
+            entered = True
+            return result
         finally:
             if forgets:
                 runtime.forget(event.cause, count=False)
-            if event.leaves:
-                runtime.epoch.leave(event.leaves)
+            runtime.epoch.leave(event.left(entered, result))
 
     return method

@@ -23,7 +23,6 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from vllm_enhance.engine.answers import hit, record_of
 from vllm_enhance.engine.call import Call, admit
-from vllm_enhance.engine.epoch import ASLEEP
 from vllm_enhance.engine.inflight import Generation
 from vllm_enhance.engine.invalidation import EVENTS, Event
 from vllm_enhance.engine.lookups import first_answer
@@ -325,15 +324,15 @@ def _watch(event: Event, original: Callable[..., Any]) -> Callable[..., Any]:
             runtime.forget(event.cause)
         if event.enters:
             runtime.epoch.enter(event.enters)
-        awake: Any = None
+        entered, result = False, None
         try:
-            awake = original(self, *args, **kwargs)
-            return awake
+            result = original(self, *args, **kwargs)
+            entered = True
+            return result
         finally:
             if forgets:
                 runtime.forget(event.cause, count=False)
-            if event.leaves or (event.method == "wake_up" and awake is not False):
-                runtime.epoch.leave(event.leaves or ASLEEP)
+            runtime.epoch.leave(event.left(entered, result))
 
     return method
 
