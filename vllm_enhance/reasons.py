@@ -21,6 +21,7 @@ BYPASS_REASONS: Mapping[str, str] = {
     "multimodal_cache": "Images or audio under a processor cache that the engine must see every request of.",
     "kv_transfer": "The request hands KV blocks from one engine to another, and the engine must see it.",
     "streaming_input": "The input arrives while the engine works, as in realtime audio.",
+    "engine_request": "A program passed a ready-made engine request instead of a prompt.",
     "pooling": "Embeddings, scores and classes are not generations.",
     "lora_inplace": "The adapter is read from disk again at each use, so its content may change unseen.",
     "trace_replay": "A debugging request that dictates the tokens to decode.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from vllm_enhance.directives import NO_DIRECTIVES, Directives
 from vllm_enhance.errors import RequestRejected
@@ -54,7 +55,8 @@ class RequestScope:
         path: URL path, without query.
         decisions: one per generation that the request caused (prompt lists, tool turns); capped.
         rejection: set when a generation was refused, so that the middleware can answer with its status.
-        body: chunks of the request body as they passed; empty when nobody asked for them.
+        body: chunks of the request body as they passed; dropped once the chat in it has been read.
+        chat: what was read from the body, by whoever needed it first.
         on_decision: called after each decision or rejection, on the event loop.
         released: the response's headers have left, so that a refusal can no longer take its place.
         closed: the response is finished; background work may still hold the scope.
@@ -66,6 +68,7 @@ class RequestScope:
     decisions: list[Decision] = field(default_factory=list)
     rejection: RequestRejected | None = None
     body: list[bytes] = field(default_factory=list)
+    chat: Any = None
     on_decision: Callable[[], None] | None = None
     released: bool = False
     closed: bool = False

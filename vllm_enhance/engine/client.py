@@ -423,6 +423,14 @@ def _passes(runtime: Runtime | None, prompt: Any, params: Any) -> str | None:
     return "engine_request" if isinstance(prompt, EngineCoreRequest) else None
 
 
+def _known_status(status: int) -> HTTPStatus:
+    """vLLM wants a registered status; the middleware sends the exact one."""
+    try:
+        return HTTPStatus(status)
+    except ValueError:
+        return HTTPStatus.BAD_REQUEST if status < 500 else HTTPStatus.INTERNAL_SERVER_ERROR
+
+
 def _refuse(request_id: str, params: SamplingParams, rejection: RequestRejected) -> EnhancedRequestOutputCollector:
     """Refuse a request with the status that the client shall see.
 

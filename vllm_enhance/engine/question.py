@@ -18,6 +18,12 @@ __all__ = ["FramedText", "find_question", "last_user_text"]
 CHAT_KEYS = ("messages", "input")
 """Where the chat lives in a request body: Chat Completions and Anthropic; Responses."""
 
+NO_CHAT: Any = ("no chat",)
+"""The request has no chat: its whole prompt is the question."""
+
+UNREADABLE: Any = ()
+"""There is a body that cannot be read (too large, say), so nothing may vary."""
+
 TEXT_PARTS = frozenset({"text", "input_text"})
 
 
@@ -30,15 +36,12 @@ class FramedText:
 
 
 def find_question(rendered: str, scope: RequestScope | None) -> FramedText | None:
-    """The last user text of a rendered prompt with its frame; ``None`` when nothing may vary."""
-    if scope is None or not scope.body:
-        return FramedText(rendered, ()) if rendered.strip() else None
-    try:
-        body = json.loads(b"".join(scope.body))
-    except ValueError:
-        return None
-    chat = next((body[key] for key in CHAT_KEYS if key in body), None) if isinstance(body, Mapping) else None
-    if chat is None:
+    """The last user text of a rendered prompt with its frame; ``None`` when nothing may vary.
+
+    May be called from worker threads.
+    """
+    chat = NO_CHAT if scope is None else _chat(scope)
+    if chat is NO_CHAT:
         return FramedText(rendered, ()) if rendered.strip() else None
     text = last_user_text(chat)
     if text is None or not text.strip():
@@ -49,6 +52,24 @@ def find_question(rendered: str, scope: RequestScope | None) -> FramedText | Non
         return None
     end = start + len(stripped)
     return FramedText(stripped, (rendered[:start].encode(), rendered[end:].encode()))
+
+
+def _chat(scope: RequestScope) -> Any:
+    """The chat in the request's body, read once; then the body's bytes are let go."""
+    if scope.chat is None:
+        scope.chat = _read_chat(b"".join(scope.body)) if scope.body else NO_CHAT
+        scope.body.clear()
+    return scope.chat
+
+
+def _read_chat(body: bytes) -> Any:
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        return UNREADABLE
+    if not isinstance(fields, Mapping):
+        return UNREADABLE
+    return next((fields[key] for key in CHAT_KEYS if fields.get(key) is not None), NO_CHAT)
 
 
 def last_user_text(chat: str | Sequence[Any]) -> str | None:

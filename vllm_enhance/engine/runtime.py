@@ -230,10 +230,15 @@ class Runtime:
             )
         now = self.monotonic()
         self._faults = [*[at for at in self._faults if now - at < FUSE_WINDOW][-FUSE_FAULTS:], now]
-        if len(self._faults) > FUSE_FAULTS and self._open:
+        if len(self._faults) > FUSE_FAULTS:
+            self.stand_aside(f"{len(self._faults)} faults in a minute")
+
+    def stand_aside(self, why: str) -> None:
+        """Let requests go past the plugin until the next start of the server."""
+        if self._open:
             self._open = False
             self.metrics.gauge("vllm_enhance_enabled", 0)
-            logger.error("vllm-enhance stands aside after %d faults in a minute; vLLM serves plain", len(self._faults))
+            logger.error("vllm-enhance stands aside (%s); vLLM serves plain", why)
 
     def safely(self, function: Callable[[], T], default: T) -> T:
         """``function()``, or ``default`` with a counted fault when it raises."""
