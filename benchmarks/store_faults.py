@@ -145,6 +145,7 @@ class Seen:
     hits_after: float
     back_after_s: float
     log_lines: int
+    longest_stall_ms: float
 
 
 _new_keys = itertools.count(KEYS)
@@ -202,6 +203,18 @@ async def _traffic(hook: CacheHook, seconds: float, until: Callable[[Phase], boo
     return phase
 
 
+def _warmed(phase: Phase) -> bool:
+    return phase.repeats > 2 * KEYS
+
+
+async def _watch_loop(longest: list[float]) -> None:
+    """How long the event loop itself stood still, which is the machine's doing and not the store's."""
+    while True:
+        started = time.perf_counter()
+        await asyncio.sleep(0.005)
+        longest[0] = max(longest[0], time.perf_counter() - started - 0.005)
+
+
 async def observe(fault: Fault, folder: Path, seconds: float = 2.0, deadline: str = "25ms") -> Seen:
     """Run one fault from health to health."""
     server = RedisServer(folder).start()
@@ -209,6 +222,8 @@ async def observe(fault: Fault, folder: Path, seconds: float = 2.0, deadline: st
     log = logging.getLogger("vllm_enhance.cache")
     log.addHandler(lines)
     log.propagate = False
+    stall = [0.0]
+    watcher = asyncio.create_task(_watch_loop(stall))
     try:
         async with SlowProxy(server.port) as proxy:
             table = SettingsTable((*CORE_SETTINGS, *SETTINGS))
@@ -221,7 +236,7 @@ async def observe(fault: Fault, folder: Path, seconds: float = 2.0, deadline: st
             hook = CacheHook()
             metrics = Metrics(registry=prometheus_client.CollectorRegistry())
             await hook.startup(HookContext(settings=Settings(table, texts, {}), metrics=metrics))
-            await _traffic(hook, 0.5)
+            await _traffic(hook, 10.0, until=_warmed)
             before = await _traffic(hook, seconds / 2)
             # In a thread, as the world would do it: the event loop goes on serving meanwhile.
             await asyncio.to_thread(fault.begin, server, proxy)
@@ -230,10 +245,11 @@ async def observe(fault: Fault, folder: Path, seconds: float = 2.0, deadline: st
             healed = time.monotonic()
             await _traffic(hook, 15.0, until=lambda phase: phase.hits > 0)
             back = time.monotonic() - healed
-            await _traffic(hook, 0.5)
+            await _traffic(hook, 10.0, until=_warmed)
             after = await _traffic(hook, seconds / 2)
             await hook.shutdown()
     finally:
+        watcher.cancel()
         server.stop()
         log.removeHandler(lines)
         log.propagate = True
@@ -251,13 +267,14 @@ async def observe(fault: Fault, folder: Path, seconds: float = 2.0, deadline: st
         round(after.hit_share, 2),
         round(back, 1),
         len(lines.lines),
+        round(1000 * stall[0], 1),
     )
 
 
 def table_of(rows: list[Seen]) -> str:
     """The rows as Markdown."""
     head = (
-        "| Fault | Requests | Failed | Median / longest lookup | Hits before, during, after | Back after | Log lines |"
+        "| Fault | Requests | Failed | Lookup: median, longest | Hits before, during, after | Back after | Log lines |"
     )
     lines = [head, "|---|---|---|---|---|---|---|"]
     lines += [

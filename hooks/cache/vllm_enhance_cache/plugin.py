@@ -138,7 +138,7 @@ class CacheHook:
             context.metrics.declare(metric)
         self._clock = context.clock
         self._use(self._given or CacheOptions.from_settings(context.settings), context.metrics)
-        if self._options.enabled and (self._own_store is not None or shares(self._options.store)):
+        if self._options.enabled:
             await self._open_store(context)
         self._ticker = asyncio.create_task(self._tick(), name="enhance-cache")
 
@@ -211,22 +211,41 @@ class CacheHook:
         self._meter = MemoryMeter(self._memory, metrics) if metrics is not None else None
 
     async def _open_store(self, context: HookContext) -> None:
+        """The shared store if there is one; else, with several API server processes, what they forget together."""
+        options, holds_entries = self._options, True
+        try:
+            if self._own_store is not None:
+                store = self._own_store
+            elif shares(options.store):
+                store = open_store(
+                    options.store, prefix=options.store_prefix, max_bytes=options.store_max_bytes, clock=self._clock
+                )
+            elif context.api_process[1] > 1:
+                from vllm_enhance_cache.stores.host import HostHorizon
+
+                store, holds_entries = HostHorizon(clock=self._clock), False
+            else:
+                return
+        except ConfigurationError as error:
+            self._store_problem = str(error)
+            logger.error("answers are kept in this process' memory only: %s", error)
+            return
+        await self._share(store, holds_entries, context)
+        if holds_entries and not options.store_key:
+            logger.warning(
+                "ENHANCE_STORE_KEY is not set: whoever can write to the store can make this server say anything"
+            )
+
+    async def _share(self, store: Store, holds_entries: bool, context: HookContext) -> None:
         from vllm_enhance_cache.envelope import Envelope
         from vllm_enhance_cache.shared import SharedTier
 
         options = self._options
-        try:
-            store = self._own_store or open_store(
-                options.store, prefix=options.store_prefix, max_bytes=options.store_max_bytes, clock=self._clock
-            )
-        except ConfigurationError as error:
-            self._store_problem = str(error)
-            logger.error("answers are kept in memory only: %s", error)
-            return
         self._shared = SharedTier(
             store,
             Envelope(options.store_key, compression=options.compression, max_bytes=options.max_entry_bytes),
             StoreMeter(context.metrics),
+            holds_entries=holds_entries,
             deadline=options.store_deadline,
             on_entry=self._fetched,
             on_horizon=self._moved,
@@ -234,10 +253,6 @@ class CacheHook:
             monotonic=context.monotonic,
         )
         await self._shared.start()
-        if not options.store_key:
-            logger.warning(
-                "ENHANCE_STORE_KEY is not set: whoever can write to the store can make this server say anything"
-            )
 
     def _fetched(self, entry: Entry) -> None:
         """An entry has come from the store, perhaps too late for who asked: memory takes it."""

@@ -44,6 +44,8 @@ class SharedTier:
         store: the backend.
         envelope: seals and opens values.
         meter: metrics.
+        holds_entries: ``False`` for a store that only tells processes what to forget, see
+            :class:`vllm_enhance_cache.stores.host.HostHorizon`.
         deadline: seconds that a lookup may take.
         on_entry: told of each entry that was fetched, also of one that came late.
         on_horizon: told when the horizon has moved.
@@ -56,6 +58,7 @@ class SharedTier:
         envelope: Envelope,
         meter: StoreMeter,
         *,
+        holds_entries: bool = True,
         deadline: float = 0.025,
         on_entry: Callable[[Entry], None] = lambda entry: None,
         on_horizon: Callable[[Horizon], None] = lambda horizon: None,
@@ -67,6 +70,7 @@ class SharedTier:
         self.horizon = Horizon()
         self._envelope = envelope
         self._meter = meter
+        self._holds_entries = holds_entries
         self._deadline = deadline
         self._on_entry = on_entry
         self._on_horizon = on_horizon
@@ -87,6 +91,10 @@ class SharedTier:
     @property
     def available(self) -> bool:
         """Whether a lookup makes sense now: the store answers, and our view of the horizon is fresh."""
+        return self._holds_entries and self._listening
+
+    @property
+    def _listening(self) -> bool:
         return self._reading.closed and self._monotonic() - self._view_at <= VIEW_SECONDS
 
     async def fetch(self, key: bytes, tenant: bytes) -> Entry | None:
@@ -98,7 +106,8 @@ class SharedTier:
 
     def save(self, entry: Entry) -> None:
         """Store an entry in the background; dropped and counted when too much is waiting."""
-        self._writer.add(entry)
+        if self._holds_entries:
+            self._writer.add(entry)
 
     async def _fetch(self, key: bytes, tenant: bytes) -> Entry | None:
         data = await self.store.get(key)
@@ -169,6 +178,8 @@ class SharedTier:
                 await self._calls.run("forget", self._tell, self._reading, LIMIT_SECONDS)
             except StoreError as error:
                 logger.warning("the store cannot be told to forget now, and will be when it can: %s", error)
+        if not self._holds_entries:
+            return None
         clearing = self._clear_soon(scope)
         await asyncio.wait((clearing,), timeout=CLEAR_SECONDS)
         if not clearing.done():
@@ -282,6 +293,10 @@ class SharedTier:
         except StoreError:
             return
         self._meter.size(stats.entries, stats.nbytes)
+        advice = stats.detail.get("advice")
+        if self._polls == 1 and isinstance(advice, list):
+            for sentence in advice:
+                logger.warning("%s", sentence)
 
     # ------------------------------------------------------------------ for people
 
@@ -292,7 +307,7 @@ class SharedTier:
             for side, breaker in (("reads", self._reading), ("writes", self._writing))
             if not breaker.closed
         ]
-        if not problems and not self.available:
+        if not problems and not self._listening:
             problems.append("no answer yet")
         return HealthReport("store", "degraded" if problems else "healthy", "; ".join(problems) or self.store.name)
 
