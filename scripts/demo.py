@@ -72,6 +72,10 @@ class Client:
             read_source(response.headers.get("Cache-Status")), seconds, said["usage"]["completion_tokens"], text
         )
 
+    async def open_connections(self, count: int) -> None:
+        """So that callers who ask at once arrive at once."""
+        await asyncio.gather(*(self._http.get("/health") for _ in range(count)))
+
     async def stream(self, question: str) -> Answer:
         body = {**self._body(question), "stream": True, "stream_options": {"include_usage": True}}
         started, parts, tokens = time.perf_counter(), [], 0
@@ -129,6 +133,7 @@ async def show(client: Client) -> bool:
         cost = None if answer.source == "engine" else first.seconds
         table.row(label, answer.source, answer.seconds, answer.tokens, cost)
         answers.append(answer)
+    await client.open_connections(CROWD)
     started = time.perf_counter()
     crowd = await asyncio.gather(*(client.ask(OTHER) for _ in range(CROWD)))
     seconds = time.perf_counter() - started
@@ -151,7 +156,7 @@ def metric(text: str, name: str) -> float:
 
 
 async def run(base_url: str, max_tokens: int) -> bool:
-    limits = httpx.Limits(max_connections=CROWD)
+    limits = httpx.Limits(max_connections=CROWD, max_keepalive_connections=CROWD)
     async with httpx.AsyncClient(base_url=base_url, timeout=600, limits=limits, trust_env=False) as http:
         served = (await http.get("/v1/models")).json()["data"][0]["id"]
         good = await show(Client(http, served, max_tokens))
