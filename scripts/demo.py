@@ -98,11 +98,11 @@ class Client:
 class Table:
     """Prints rows as they come."""
 
-    LINE = "  {:<44} {:<24} {:>9} {:>10} {:>9}"
+    LINE = "  {:<43} {:<37} {:>9} {:>9} {:>7}"
 
     def __init__(self) -> None:
         print("\n" + self.LINE.format("request", "answered from", "time", "tokens/s", "saved"))
-        print("  " + "-" * 99)
+        print("  " + "-" * 109)
 
     def row(self, request: str, source: str, seconds: float, tokens: int, cost: float | None) -> None:
         """One line.
