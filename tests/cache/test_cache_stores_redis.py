@@ -7,18 +7,25 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+import prometheus_client
 import pytest
-from cache_support import key_of, record_of
+from cache_support import key_of, record_of, request_of
 from hypothesis import settings
 from vllm_enhance_cache.entries import Entry
 from vllm_enhance_cache.envelope import Envelope
+from vllm_enhance_cache.options import SETTINGS
+from vllm_enhance_cache.plugin import CacheHook
 from vllm_enhance_cache.stores import open_store
 
+from vllm_enhance.context import HookContext
+from vllm_enhance.metrics import Metrics
+from vllm_enhance.settings import CORE_SETTINGS, Settings, SettingsTable
 from vllm_enhance.stores import EntryTags, Store
 from vllm_enhance.testing.redis import RedisServer, free_port, redis_binary
 from vllm_enhance.testing.stores import StoreContract, StoreMachine
-from vllm_enhance.types import InvalidationScope
+from vllm_enhance.types import InvalidationScope, Lookup, Outcome, Respond, Source
 
 pytestmark = pytest.mark.redis
 
@@ -216,3 +223,69 @@ async def test_stats_give_advice(server: RedisServer) -> None:
         server.command("CONFIG", "SET", "maxmemory", "0")
         server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
     await store.close()
+
+
+ACL = (
+    "~vllm-enhance:* &vllm-enhance:* +get +set +unlink +exists +getrange +scan +hget +hgetall +hset +hincrby +hlen "
+    "+del +eval +publish +subscribe +pexpire +info +ping"
+)
+
+
+async def test_the_documented_rights_are_enough(server: RedisServer) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "stores.md").read_text("utf-8")
+    assert ACL.replace("vllm-enhance:", "PREFIX:") in " ".join(page.split())
+    server.command("FLUSHALL")
+    server.command("ACL", "SETUSER", "cache", "reset", "on", ">secret", *ACL.split())
+    store = open_store(f"redis://cache:secret@127.0.0.1:{server.port}")
+    tags = EntryTags(b"t" * 16, "m", time.time())
+    await store.put(key_of(1), sealed(b"", key_of(1), tags), ttl=60, tags=tags)
+    assert await store.get(key_of(1)) is not None
+    assert [key async for key, _ in store.scan()] == [key_of(1)]
+    assert await store.lease(key_of(1), b"me", 60)
+    assert await store.renew(key_of(1), b"me", 60)
+    assert await store.leased(key_of(1))
+    assert await store.release(key_of(1), b"me")
+    waiting = asyncio.ensure_future(store.changed(5.0))
+    await asyncio.sleep(0.1)
+    moved = await store.forget(InvalidationScope("model", "m"))
+    await asyncio.wait_for(waiting, 1.0)
+    assert await store.horizon() == await store.restore(moved)
+    assert await store.clear(InvalidationScope("model", "m")) == 1
+    assert not await store.delete(key_of(1))
+    assert (await store.stats()).nbytes
+    await store.close()
+    server.command("ACL", "DELUSER", "cache")
+
+
+async def test_two_servers_on_one_redis(server: RedisServer) -> None:
+    """What one generates the other answers; a flush through one is obeyed by the other within a second."""
+    server.command("FLUSHALL")
+    texts = {"store": server.url, "store-key": "k", "store-deadline": "500ms"}
+    hooks = []
+    for _ in range(2):
+        metrics = Metrics(registry=prometheus_client.CollectorRegistry())
+        hooks.append(CacheHook())
+        settings_ = Settings(SettingsTable((*CORE_SETTINGS, *SETTINGS)), texts, {})
+        await hooks[-1].startup(HookContext(settings=settings_, metrics=metrics))
+    one, two = hooks
+    request = request_of()
+    assert isinstance(one.pre_request(request), Lookup)
+    one.post_output(request, record_of(created_at=time.time()), Outcome(Source.ENGINE, storable=True))
+    answer, deadline = None, time.monotonic() + 5
+    while answer is None:
+        assert time.monotonic() < deadline
+        decision = two.pre_request(request_of())
+        assert isinstance(decision, Lookup)
+        answer = await decision.run()
+    assert answer.source is Source.STORE
+    assert isinstance(two.pre_request(request_of()), Respond)
+    started = time.monotonic()
+    assert await one.invalidate(InvalidationScope("all")) == 1
+    while isinstance(two.pre_request(request_of()), Respond):
+        assert time.monotonic() - started < 1.0
+        await asyncio.sleep(0.005)
+    decision = two.pre_request(request_of())
+    assert isinstance(decision, Lookup)
+    assert await decision.run() is None
+    for hook in hooks:
+        await hook.shutdown()
