@@ -34,6 +34,8 @@ class HookContext:
         queue_depth: requests that this process has in the engine now.
         broadcast: tell the other API server processes of this host to forget something.
         api_process: index of this API server process and how many there are.
+        tokenize: token ids of a text, without special tokens around it. Blocking, as ``count_tokens``.
+        max_model_len: tokens of prompt and answer together that the model takes; 0 when unknown.
     """
 
     settings: Settings
@@ -48,3 +50,4 @@ class HookContext:
     broadcast: Callable[[InvalidationScope], None] | None = None
     api_process: tuple[int, int] = (0, 1)
     tokenize: Callable[[str], Sequence[int]] | None = None
+    max_model_len: int = 0

@@ -120,12 +120,16 @@ class Found:
         question, answer: as stored.
         similarity: cosine similarity in [-1, 1].
         confident: the decision policy would answer the text with it.
+        key: exact key of the stored request (32 bytes).
+        age: seconds since the answer was generated.
     """
 
     question: str
     answer: str
     similarity: float
     confident: bool
+    key: bytes = b""
+    age: float = 0.0
 
 
 SearchFunction = Callable[[Sequence[str], int], Awaitable[list[list[Found]]]]

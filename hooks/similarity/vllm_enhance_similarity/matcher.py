@@ -5,7 +5,7 @@ Blocking and quick (about a millisecond); called on one thread. Time and randomn
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vllm_enhance_similarity.policies.base import DecisionPolicy
     from vllm_enhance_similarity.reranker import Reranker
 
-__all__ = ["MatchResult", "Matcher", "check_candidate"]
+__all__ = ["Match", "MatchResult", "Matcher", "check_candidate"]
 
 
 class MatchResult(msgspec.Struct, frozen=True):
@@ -32,6 +32,14 @@ class MatchResult(msgspec.Struct, frozen=True):
     decision: PolicyDecision
     neighbours: tuple[Neighbour, ...] = ()
     entry: Entry | None = None
+
+
+class Match(NamedTuple):
+    """A stored question to which no guard objects; `confident` if the policy would reuse its answer."""
+
+    entry: Entry
+    similarity: float
+    confident: bool
 
 
 class Matcher:
@@ -62,16 +70,33 @@ class Matcher:
         """Decide for one question; `draw` is uniform in [0, 1)."""
         if is_time_bound(text):
             return MatchResult(PolicyDecision("miss", "time_bound"))
-        candidates = self.index.search(partition, vector, self._count, now=now)
-        entries = {candidate.entry.key: candidate.entry for candidate in candidates}
-        neighbours = self._reranked(
-            text, [check_candidate(text, candidate.entry, candidate.similarity) for candidate in candidates]
-        )
+        entries, neighbours = self._checked(partition, text, vector, self._count, now)
         decision = self.policy.decide(text, neighbours, draw)
         chosen = entries.get(decision.choice.key) if decision.choice is not None else None
         if decision.action == "reuse" and chosen is not None:
             self.index.touch(chosen)
         return MatchResult(decision, tuple(neighbours), chosen)
+
+    def preview(
+        self, partition: bytes, text: str, vector: NDArray[np.float32], *, limit: int, now: float
+    ) -> list[Match]:
+        """The at most `limit` nearest stored questions that pass the guards. Decides and books nothing; any thread."""
+        if is_time_bound(text):
+            return []
+        entries, neighbours = self._checked(partition, text, vector, max(limit, self._count), now)
+        choice = self.policy.preview(text, neighbours[: self._count])
+        return [
+            Match(entries[one.key], one.similarity, choice is not None and choice.key == one.key)
+            for one in neighbours
+            if not one.vetoes
+        ][:limit]
+
+    def _checked(
+        self, partition: bytes, text: str, vector: NDArray[np.float32], count: int, now: float
+    ) -> tuple[dict[bytes, Entry], list[Neighbour]]:
+        candidates = self.index.search(partition, vector, count, now=now)
+        checked = [check_candidate(text, candidate.entry, candidate.similarity) for candidate in candidates]
+        return {candidate.entry.key: candidate.entry for candidate in candidates}, self._reranked(text, checked)
 
     def remember(
         self,

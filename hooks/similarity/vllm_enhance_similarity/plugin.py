@@ -13,6 +13,7 @@ from vllm_enhance.records import decode_record, encode_record
 from vllm_enhance.stores import EntryTags, Horizon, scope_value
 from vllm_enhance.types import (
     SIMILAR,
+    SIMILAR_SEARCH,
     AnnotationKey,
     HealthReport,
     InvalidationScope,
@@ -25,6 +26,7 @@ from vllm_enhance.types import (
 )
 from vllm_enhance_similarity.meters import METRICS
 from vllm_enhance_similarity.options import SETTINGS, SimilarityOptions
+from vllm_enhance_similarity.search import similar_search
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,6 +75,7 @@ class SimilarityHook:
         request.annotations.set(_ADMITTED, self._horizon.generation)
         if request.directives.no_cache:
             return None
+        request.annotations.set(SIMILAR_SEARCH, similar_search(self._service, request, self._clock))
         return Lookup(run=lambda: self._look_up(request), name="similarity")
 
     async def _look_up(self, request: RequestContext) -> Respond | None:
@@ -283,7 +286,10 @@ class SimilarityHook:
     def _account(self, request: RequestContext, considered: Consideration, seconds: float) -> None:
         decision = considered.result.decision
         request.note("similarity", f"{decision.action}: {decision.reason}")
-        request.annotations.set(SIMILAR, [self._shown(one) for one in considered.result.neighbours])
+        known: Sequence[Neighbour] = request.annotations.get(SIMILAR) or ()  # what another hook has used
+        keys = {each.key for each in known}
+        shown = [self._shown(one) for one in considered.result.neighbours if one.key not in keys]
+        request.annotations.set(SIMILAR, [*known, *shown])
         if self._metrics is None:
             return
         self._metrics.count("vllm_enhance_similarity_decisions", 1, decision.action, decision.reason)

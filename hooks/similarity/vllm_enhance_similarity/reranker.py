@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vllm_enhance_similarity.errors import EmbeddingBackendMissing, EmbeddingModelUnavailable
@@ -13,7 +14,7 @@ __all__ = ["CrossEncoderReranker", "Reranker"]
 
 
 class Reranker(Protocol):
-    """Scores pairs of questions; blocking, called on the lookup thread."""
+    """Scores pairs of questions; blocking, from any thread."""
 
     def scores(self, asked: str, stored: Sequence[str]) -> list[float]:
         """One probability in [0, 1] that the two mean the same, for each stored question."""
@@ -39,8 +40,10 @@ class CrossEncoderReranker:
             )
         except Exception as fault:  # the libraries below raise their own many kinds: all mean "no model"
             raise EmbeddingModelUnavailable(model, type(fault).__name__) from fault
+        self._lock = threading.Lock()  # tokenizers refuse two threads at once
 
     def scores(self, asked: str, stored: Sequence[str]) -> list[float]:
         """See Reranker. A one-logit model is squashed by its own activation; scores are cut to [0, 1]."""
-        raw = self._model.predict([(asked, text) for text in stored], show_progress_bar=False)
+        with self._lock:
+            raw = self._model.predict([(asked, text) for text in stored], show_progress_bar=False)
         return [min(1.0, max(0.0, float(score))) for score in raw]

@@ -61,6 +61,9 @@ class DecisionPolicy(Protocol):
     def decide(self, text: str, neighbours: Sequence[Neighbour], draw: float) -> PolicyDecision:
         """Decide; `draw` is uniform in [0, 1) and settles audits. Well under a millisecond."""
 
+    def preview(self, text: str, neighbours: Sequence[Neighbour]) -> Neighbour | None:
+        """The neighbour that `decide` would reuse, were it not for audits. Books nothing; from any thread."""
+
     def observe(self, decision: PolicyDecision, same: bool) -> None:
         """Take the judge's verdict on `decision.choice`: was its answer the same as the generated one?"""
 

@@ -105,22 +105,16 @@ class BoundedPolicy:
 
     def decide(self, text: str, neighbours: Sequence[Neighbour], draw: float) -> PolicyDecision:
         """See DecisionPolicy. About 0.2 ms."""
-        vote = take_vote(neighbours)
-        features = None
-        if vote is not None:
-            features = feature_row(text, neighbours, vote, self._terms.rarity, self._record)
+        vote, features = self._described(text, neighbours)
         with self._lock:
             self._ledger.request()
             self._cases.append(features)
             model, level = self._model, self._level
         if vote is None or features is None:
             return PolicyDecision("miss", "guard" if neighbours else "no_neighbour")
-        if model is None:
-            error, accepted, reason = _COLD_ERROR, self._is_sure(vote), "learning"
-        else:
-            error = 1.0 - float(model.probability(np.array([features]))[0])
-            accepted, reason = error <= level, "uncertain"
+        error, accepted = self._weighed(vote, features, model, level)
         if not accepted:
+            reason = "learning" if model is None else "uncertain"
             return PolicyDecision("miss", reason, vote.choice, error, level, 1.0, features)
         share = self._audit_share(error)
         if draw < share:
@@ -128,6 +122,15 @@ class BoundedPolicy:
         with self._lock:
             self._ledger.reuse(min(1.0, error * self._tally.drift(self.parameters.audit_prior)))
         return PolicyDecision("reuse", "accepted", vote.choice, error, level, 1.0 / share, features)
+
+    def preview(self, text: str, neighbours: Sequence[Neighbour]) -> Neighbour | None:
+        """See DecisionPolicy."""
+        vote, features = self._described(text, neighbours)
+        with self._lock:
+            model, level = self._model, self._level
+        if vote is None or features is None or not self._weighed(vote, features, model, level)[1]:
+            return None
+        return vote.choice
 
     def observe(self, decision: PolicyDecision, same: bool) -> None:
         """See DecisionPolicy."""
@@ -257,6 +260,21 @@ class BoundedPolicy:
                 self._peers.popitem(last=False)
             self._new_labels += self.parameters.refit_every
         return True
+
+    def _described(self, text: str, neighbours: Sequence[Neighbour]) -> tuple[Vote | None, tuple[float, ...] | None]:
+        vote = take_vote(neighbours)
+        if vote is None:
+            return None, None
+        return vote, feature_row(text, neighbours, vote, self._terms.rarity, self._record)
+
+    def _weighed(
+        self, vote: Vote, features: tuple[float, ...], model: LogisticModel | None, level: float
+    ) -> tuple[float, bool]:
+        """Estimated error of a reuse, and whether that is little enough."""
+        if model is None:
+            return _COLD_ERROR, self._is_sure(vote)
+        error = 1.0 - float(model.probability(np.array([features]))[0])
+        return error, error <= level
 
     def _is_sure(self, vote: Vote) -> bool:
         """Before the first fit: all but the same words, and nobody objects."""

@@ -49,6 +49,16 @@ class ThresholdPolicy:
     def decide(self, text: str, neighbours: Sequence[Neighbour], draw: float) -> PolicyDecision:
         """See DecisionPolicy."""
         self._decisions += 1
+        decision = self._decided(neighbours)
+        self._reuses += decision.action == "reuse"
+        return decision
+
+    def preview(self, text: str, neighbours: Sequence[Neighbour]) -> Neighbour | None:
+        """See DecisionPolicy."""
+        decision = self._decided(neighbours)
+        return decision.choice if decision.action == "reuse" else None
+
+    def _decided(self, neighbours: Sequence[Neighbour]) -> PolicyDecision:
         free = [one for one in neighbours if not one.vetoes and one.key not in self._refused]
         if not free:
             return PolicyDecision("miss", "guard" if neighbours else "no_neighbour")
@@ -57,7 +67,6 @@ class ThresholdPolicy:
         # A hint that takes all the distance away still lets equal texts pass: their guards are silent.
         if choice.similarity < wanted or (wanted >= 1.0 and choice.hints):
             return PolicyDecision("miss", "below_threshold", choice, None, wanted)
-        self._reuses += 1
         return PolicyDecision("reuse", "accepted", choice, None, wanted)
 
     def _wanted(self, neighbour: Neighbour) -> float:
