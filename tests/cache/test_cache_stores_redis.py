@@ -235,7 +235,7 @@ async def test_the_documented_rights_are_enough(server: RedisServer) -> None:
     page = (Path(__file__).parents[2] / "docs" / "stores.md").read_text("utf-8")
     assert ACL.replace("vllm-enhance:", "PREFIX:") in " ".join(page.split())
     server.command("FLUSHALL")
-    server.command("ACL", "SETUSER", "cache", "reset", "on", ">secret", *ACL.split())
+    server.command("ACL", "SETUSER", "cache", "reset", "resetchannels", "on", ">secret", *ACL.split())
     store = open_store(f"redis://cache:secret@127.0.0.1:{server.port}")
     tags = EntryTags(b"t" * 16, "m", time.time())
     await store.put(key_of(1), sealed(b"", key_of(1), tags), ttl=60, tags=tags)
