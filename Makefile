@@ -4,6 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 BIN = $(abspath $(VENV))/bin
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 export PATH := $(BIN):$(PATH)
 export HF_HUB_OFFLINE ?= 1
@@ -38,9 +39,9 @@ docs: venv ## write the generated parts of docs/
 docs-check: venv ## fail when a generated part of docs/ is out of date
 	@"$(BIN)/python" scripts/generate_docs.py --check
 
-bench: venv ## the benchmarks that need no server; the others say how to run them
-	@"$(BIN)/python" -m pytest benchmarks --benchmark-only $(PYTEST_ARGS)
+bench: venv ## microseconds of each step; docs/benchmarks.md has the benchmarks that need a server
+	@"$(BIN)/python" benchmarks/inprocess.py $(BENCH_ARGS)
 
 clean: ## remove caches and build outputs, but not the environment
-	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks build dist *.egg-info
+	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

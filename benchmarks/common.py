@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "median",
     "memory_bytes",
     "options",
+    "plot_file",
     "quantile",
     "say",
     "versions",
@@ -153,6 +155,17 @@ def _role(process: psutil.Process, leader: int) -> str:
 def say(line: str) -> None:
     """Progress, on stderr."""
     print(line, file=sys.stderr, flush=True)
+
+
+def plot_file(text: str) -> Path:
+    """A file to draw into, refused now and not after the measurement when nothing can be drawn.
+
+    Raises:
+        argparse.ArgumentTypeError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("pictures need matplotlib: pip install matplotlib")
+    return Path(text)
 
 
 def options(doc: str | None) -> argparse.ArgumentParser:

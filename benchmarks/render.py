@@ -66,10 +66,10 @@ def serving(result: Mapping[str, Any]) -> str:
     parts = [goals(result["goals"]), table(head, rows)]
     joined = result["cells"].get("joined", {}).get("enhanced")
     if joined:
+        counts = f"generations {number(joined['generations'])}, distinct answers {number(joined['different_answers'])}"
         parts.append(
-            f"{joined['callers']:.0f} identical requests at once: generations {number(joined['generations'])}, distinct "
-            f"answers {number(joined['different_answers'])}, the last after {number(joined['last_ms'])} ms. One "
-            f"generation alone takes {number(joined['generation_alone_ms'])} ms."
+            f"{joined['callers']:.0f} identical requests at once: {counts}, the last answer after "
+            f"{number(joined['last_ms'])} ms. One generation alone takes {number(joined['generation_alone_ms'])} ms."
         )
     memory = [
         [name, ", ".join(f"{role} {number(size)}" for role, size in roles.items())]

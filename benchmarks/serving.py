@@ -29,12 +29,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import CACHE, cpu_seconds, finish, machine, median, memory_bytes, options, say
+from common import CACHE, cpu_seconds, finish, machine, median, memory_bytes, options, plot_file, say
 from contenders import Contender, install_litellm, litellm_version, metric, model_directory, started
 from load import Answer, Sample, Target, chat, closed_loop, connect, get, post, text_of
 
 POOL = 16
 FILLER = "Please answer at length and with an example, and say why it is so. "
+PAUSE = 0.25
+"""Seconds between cells: OpenMP threads of an engine spin for 0.2 s after its last step."""
+
 AT_MOST, AT_LEAST = "at most", "at least"
 TOKENS_MADE = "vllm:generation_tokens_total"
 
@@ -117,6 +120,7 @@ class Questions:
 async def measure(contender: Contender, cell: Cell, plan: Plan, questions: Questions) -> dict[str, Any]:
     """One cell of one contender, once."""
     requests, count = _requests(contender, cell, plan, questions)
+    await asyncio.sleep(PAUSE)
     before_cpu = {name: cpu_seconds(pid) for name, pid in contender.pids.items()}
     made = await asyncio.to_thread(metric, contender.engine, TOKENS_MADE)
     seconds = math.inf if count is not None else plan.seconds
@@ -353,7 +357,7 @@ def main() -> None:
     parser.add_argument("--enhanced", metavar="URL[,PID]", help="likewise")
     parser.add_argument("--server-args", default="", help="further arguments of both vLLM servers")
     parser.add_argument("--enhance-args", default="--enhance", help="arguments of the enhanced server")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as PNG or SVG (needs matplotlib)")
+    parser.add_argument("--plot", type=plot_file, metavar="FILE", help="also draw it, as PNG or SVG (needs matplotlib)")
     arguments = parser.parse_args()
     plan = PLANS["quick" if arguments.quick else "full" if arguments.full else "standard"]
     litellm = arguments.litellm_venv

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from common import CACHE, finish, machine, memory_bytes, options, quantile, say
+from common import CACHE, finish, machine, memory_bytes, options, plot_file, quantile, say
 from contenders import model_directory
 from load import Answer, Target, chat, closed_loop, connect, text_of
 from soak_hook import CONTROL_VARIABLE
@@ -371,7 +371,7 @@ def main() -> None:
     parser.add_argument("--no-kill", action="store_true", help="do not kill the API server")
     parser.add_argument("--model", help="directory or name; a tiny model made on the spot by default")
     parser.add_argument("--enhanced", metavar="URL,PID", help="a running server: no faults but clients that hang up")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as PNG or SVG (needs matplotlib)")
+    parser.add_argument("--plot", type=plot_file, metavar="FILE", help="also draw it, as PNG or SVG (needs matplotlib)")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.minutes, arguments.fault_seconds, arguments.pool = 0.1, 1.0, 10

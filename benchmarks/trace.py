@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import CACHE, finish, machine, options, say
+from common import CACHE, finish, machine, options, plot_file, say
 from contenders import Contender, model_directory, started
 from load import Sample, Target, chat, closed_loop, open_loop
 from traces import ARRIVALS, arrivals, read_questions, repeating, repetition, zipf
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plain", metavar="URL", help="running servers instead of our own; both or none")
     parser.add_argument("--enhanced", metavar="URL")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as PNG or SVG (needs matplotlib)")
+    parser.add_argument("--plot", type=plot_file, metavar="FILE", help="also draw it, as PNG or SVG (needs matplotlib)")
     arguments = parser.parse_args()
     plan = PLANS["quick" if arguments.quick else "standard"]
     before = machine()
