@@ -1,9 +1,9 @@
 """How many reuses are wrong, with confidence bands, from however many of them somebody has judged.
 
 Hits are put into strata by similarity. In each stratum the share of wrong ones has a Beta posterior with Jeffreys'
-prior (Beta(1/2, 1/2)); the error is their sum, weighted by the strata's hits over all requests. With every hit judged this is
-the ordinary estimate with its sampling error; with few judged, or a stratum without any, the band says how little is
-known. The bands hold the central 90%.
+prior (Beta(1/2, 1/2)); the error is their sum, weighted by the strata's hits over all requests. With every hit judged
+this is the ordinary estimate with its sampling error; with few judged, or a stratum without any, the band says how
+little is known. The bands hold the central 90%.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ def advise(rows: Sequence[Outcome], max_error: float, embedding_model: str) -> A
     name = "enhance-similarity-threshold" if best.setting.policy == "threshold" else "enhance-similarity-max-error"
     settings[name] = f"{best.setting.value:g}"
     reason = (
-        f"Of the settings tried it reuses most, {100 * best.hit_rate.value:.1f}% of requests beyond exact repeats, with "
-        f"{100 * best.error.value:.2f}% wrong (at most {100 * best.error.high:.2f}%, 95% sure)."
+        f"Of the settings tried it reuses most, {100 * best.hit_rate.value:.1f}% of requests beyond exact repeats, "
+        f"with {100 * best.error.value:.2f}% wrong (at most {100 * best.error.high:.2f}%, 95% sure)."
     )
     if best.setting.policy == "bounded":
         reason += " The bounded policy needs a judge on live traffic (--enhance-similarity-judge)."

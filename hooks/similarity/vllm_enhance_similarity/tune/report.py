@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from vllm_enhance_similarity.tune.outcome import Advice, Outcome, top_questions
 from vllm_enhance_similarity.tune.replay import Hit
-from vllm_enhance_similarity.tune.svg import Series, bars, lines
+from vllm_enhance_similarity.tune.svg import Series, bars, lines, round_up
+from vllm_enhance_similarity.tune.sweep import FLOOR
 from vllm_enhance_similarity.tune.traffic import Traffic
 
 __all__ = ["ReportFacts", "render_report", "render_yaml"]
 
 SHOWN = 15
+BARS = 20
 NEAR_MISSES = 25
 
 STYLE = """
@@ -42,7 +45,8 @@ svg .middle { text-anchor: middle; } svg .end { text-anchor: end; } svg .label {
 .line.c1, .dot.c1 { stroke: var(--c1); } .band.c1, .dot.c1 { fill: var(--c1); }
 .line.c2, .dot.c2 { stroke: var(--c2); } .band.c2, .dot.c2 { fill: var(--c2); }
 .line.c3, .dot.c3 { stroke: var(--c3); } .band.c3, .dot.c3 { fill: var(--c3); }
-.key { display: inline-block; width: 1rem; height: .3rem; border-radius: 2px; margin-right: .35rem; vertical-align: middle; }
+.key { display: inline-block; width: 1rem; height: .3rem; border-radius: 2px; margin-right: .35rem;
+  vertical-align: middle; }
 .k0 { background: var(--c0); } .k1 { background: var(--c1); }
 """
 
@@ -158,7 +162,8 @@ def _plots(facts: ReportFacts, policy: str, x_label: str, show: str) -> str:
     top = max(facts.max_error * 4, *(min(point[3], 4 * point[1] + facts.max_error) for point in wrong.points))
     lower = lines(
         [wrong], title=f"Wrong answers against {x_label}", x_label=x_label, y_label="wrong, share of requests",
-        x_ticks=ticks, show_x=shown, mark_x=mark, mark_y=(facts.max_error, "bound"), y_limit=min(top, 1.0), even=True,
+        x_ticks=ticks, show_x=shown, mark_x=mark, mark_y=(facts.max_error, "bound"),
+        y_limit=min(round_up(top), 1.0), even=True,
     )  # fmt: skip
     return upper + lower
 
@@ -197,8 +202,8 @@ def _settings_table(facts: ReportFacts) -> str:
         "<section><h2>All settings tried</h2><div class=scroll><table><thead><tr><th>Policy</th><th class=n>Value</th>"
         "<th class=n>Requests</th><th class=n>Reused</th><th class=n>Wrong</th><th class=n>Generations saved</th>"
         f"<th class=n>Judged</th><th class=n>Audits</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        '<p class="soft">Exact repeats come on top of what is reused here. Generations saved leave out answers known to '
-        "be wrong.</p></section>"
+        '<p class="soft">Exact repeats come on top of what is reused here. Generations saved leave out answers known '
+        "to be wrong.</p></section>"
     )
 
 
@@ -207,10 +212,11 @@ def _similarities(facts: ReportFacts) -> str:
     if loosest is None:
         return ""
     seen = [hit.similarity for hit in loosest.replay.hits] + loosest.replay.nearest.tolist()
-    counts = [0] * 25
+    counts = [0] * (BARS + 1)  # the first holds all that is below the floor
     for similarity in seen:
-        counts[min(24, max(0, int((similarity - 0.5) / 0.02)))] += 1
-    values = [(f"{0.5 + 0.02 * at:.2f}", float(count)) for at, count in enumerate(counts)]
+        counts[min(BARS, max(0, 1 + math.floor((similarity - FLOOR) / (1.0 - FLOOR) * BARS)))] += 1
+    names = [f"< {FLOOR:g}", *(f"{FLOOR + (1.0 - FLOOR) * at / BARS:.3g}" for at in range(BARS))]
+    values = [(name, float(count)) for name, count in zip(names, counts, strict=True)]
     plot = bars(values, title="Similarity to the nearest stored question", x_label="similarity", y_label="questions")
     return f"<section><h2>How near the nearest stored question is</h2>{plot}</section>"
 
@@ -220,8 +226,8 @@ def _guards(facts: ReportFacts) -> str:
     refused = sorted(row.replay.refused.items(), key=lambda item: -item[1]) if row else []
     rows = "".join(f"<tr><td>{escape(name)}</td><td class=n>{count:,}</td></tr>" for name, count in refused)
     return (
-        "<section><h2>What the guards refused</h2><table><thead><tr><th>Guard</th><th class=n>Nearest neighbours refused"
-        f"</th></tr></thead><tbody>{rows or '<tr><td>nothing</td><td></td></tr>'}</tbody></table></section>"
+        "<section><h2>What the guards refused</h2><table><thead><tr><th>Guard</th><th class=n>Nearest neighbours "
+        f"refused</th></tr></thead><tbody>{rows or '<tr><td>nothing</td><td></td></tr>'}</tbody></table></section>"
     )
 
 
@@ -258,8 +264,8 @@ def _near_misses(facts: ReportFacts) -> str:
     )
     return (
         "<section><h2>Near misses to judge</h2><p class=soft>Does one answer fit both? "
-        "<code>vllm-enhance tune ... --label</code> asks.</p><table><thead><tr><th class=n>Similarity</th><th>Asked</th>"
-        f"<th>Stored</th></tr></thead><tbody>{rows}</tbody></table></section>"
+        "<code>vllm-enhance tune ... --label</code> asks.</p><table><thead><tr><th class=n>Similarity</th>"
+        f"<th>Asked</th><th>Stored</th></tr></thead><tbody>{rows}</tbody></table></section>"
     )
 
 

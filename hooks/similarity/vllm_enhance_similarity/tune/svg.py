@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Series", "bars", "lines"]
+__all__ = ["Series", "bars", "lines", "round_up"]
 
 WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 62, 24, 12, 46
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def lines(
         mark_x: a value to mark.
         even: x positions at even distances in the order of `x_ticks`, instead of to scale.
     """
-    top = y_limit or _round_up(max((high for each in series for *_, high in each.points), default=1.0))
+    top = y_limit or round_up(max((high for each in series for *_, high in each.points), default=1.0))
     place: Callable[[float], float]
     if even:
         order = {value: at for at, value in enumerate(x_ticks)}
@@ -95,14 +95,15 @@ def lines(
         for x, value, low, high in each.points:
             told = f"{each.name} at {show_x(x)}: {_percent(value)} ({_percent(low)} to {_percent(high)})"
             parts.append(
-                f'<circle cx="{place(x):.1f}" cy="{y(value):.1f}" r="3.5" class="dot c{each.colour}"><title>{escape(told)}</title></circle>'
+                f'<circle cx="{place(x):.1f}" cy="{y(value):.1f}" r="3.5" class="dot c{each.colour}">'
+                f"<title>{escape(told)}</title></circle>"
             )
     return _frame(parts, title, x_label, y_label)
 
 
 def bars(values: Sequence[tuple[str, float]], *, title: str, x_label: str, y_label: str) -> str:
     """A bar for each named value, counts on the y axis."""
-    top = _round_up(max((value for _, value in values), default=1.0))
+    top = round_up(max((value for _, value in values), default=1.0))
     y = Axis(0.0, top, HEIGHT - BOTTOM, TOP)
     parts = _y_axis(y, top, share=False)
     step = (WIDTH - LEFT - RIGHT) / max(len(values), 1)
@@ -111,7 +112,8 @@ def bars(values: Sequence[tuple[str, float]], *, title: str, x_label: str, y_lab
         x = LEFT + at * step
         parts.append(
             f'<rect x="{x + 1:.1f}" y="{y(value):.1f}" width="{max(step - 2, 1):.1f}" '
-            f'height="{HEIGHT - BOTTOM - y(value):.1f}" class="bar"><title>{escape(f"{name}: {value:g}")}</title></rect>'
+            f'height="{HEIGHT - BOTTOM - y(value):.1f}" class="bar">'
+            f"<title>{escape(f'{name}: {value:g}')}</title></rect>"
         )
         if at % every == 0:
             parts.append(
@@ -133,7 +135,8 @@ def _y_axis(y: Axis, top: float, *, share: bool = True) -> list[str]:
 def _frame(parts: Sequence[str], title: str, x_label: str, y_label: str) -> str:
     labels = (
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 6}" class="middle label">{escape(x_label)}</text>'
-        f'<text transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)" class="middle label">{escape(y_label)}</text>'
+        f'<text transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)" class="middle label">'
+        f"{escape(y_label)}</text>"
     )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">'
@@ -145,7 +148,8 @@ def _percent(value: float) -> str:
     return f"{100 * value:.3g}%"
 
 
-def _round_up(value: float) -> float:
+def round_up(value: float) -> float:
+    """The next round number, for the top of an axis."""
     if value <= 0:
         return 1.0
     unit = 10.0 ** math.floor(math.log10(value))

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from vllm_enhance_similarity.tune.estimate import estimate_error, share_band
+from vllm_enhance_similarity.tune.replay import Hit
+
+
+def hits(count: int, wrong: float, judged: float, seed: int, similarity: float = 0.93) -> list[Hit]:
+    rnd = random.Random(seed)
+    return [Hit(i, i, similarity, (rnd.random() >= wrong) if rnd.random() < judged else None) for i in range(count)]
+
+
+@pytest.mark.parametrize("judged", [1.0, 0.2])
+@pytest.mark.parametrize("wrong", [0.02, 0.2])
+def test_the_band_holds_the_truth_about_as_often_as_it_says(wrong: float, judged: float) -> None:
+    held = 0
+    for seed in range(200):
+        found = estimate_error(hits(500, wrong, judged, seed), 1000, seed=seed)
+        held += found.low <= wrong * 0.5 <= found.high
+    assert 0.84 <= held / 200 <= 0.97  # 90% meant; 200 trials
+
+
+def test_unjudged_hits_are_not_taken_for_right_ones() -> None:
+    found = estimate_error(hits(100, 0.0, 0.0, 1), 1000)
+    assert found.value == pytest.approx(0.05)
+    assert found.high > 0.09
+
+
+def test_more_verdicts_narrow_the_band() -> None:
+    few, many = (estimate_error(hits(1000, 0.05, share, 3), 2000) for share in (0.05, 1.0))
+    assert many.high - many.low < 0.5 * (few.high - few.low)
+
+
+def test_no_hits_no_error() -> None:
+    assert estimate_error([], 100).high == 0.0
+    assert share_band(0, 0).high == 0.0
+
+
+def test_shares_have_wilsons_interval() -> None:
+    found = share_band(10, 100)
+    assert (found.low, found.high) == pytest.approx((0.0607, 0.1602), abs=2e-3)
