@@ -29,7 +29,7 @@ MISFITS = ("torchvision", "torchaudio", "torchcodec")
 
 HINTS = (
     (
-        r"No matching distribution found for torch|Could not find a version that satisfies the requirement torch",
+        r"(?:No matching distribution found for|satisfies the requirement|Cannot install) torch==",
         "pip finds no CPU build of torch {torch} for this Python. Name an index that has one and try again, as in\n"
         "    TORCH_INDEX_URL=<address of PyTorch's index of CPU wheels> make venv\n"
         "(nothing was installed instead: the default build of torch brings several GB of CUDA libraries)",
