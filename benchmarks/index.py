@@ -2,8 +2,8 @@
 
     python benchmarks/index.py --size 100000 --churn 10 --json
 
-Vectors are those of real questions if `--vectors FILE.npy` gives some, otherwise clustered random ones. They are held out
-in part as queries; recall@1 is against exact search. Churn replaces the whole content `--churn` times, a block at a
+Vectors are those of real questions if `--vectors FILE.npy` gives some, otherwise clustered random ones. A part is held
+out as queries; recall@1 is against exact search. Churn replaces the whole content `--churn` times, a block at a
 time, with the rebuilds that the index asks for, as the server does. The last line is one JSON object.
 """
 
@@ -16,7 +16,6 @@ import time
 from typing import Any
 
 import numpy as np
-
 from vllm_enhance_similarity.index.flat import FlatIndex
 from vllm_enhance_similarity.index.growing import GrowingIndex
 from vllm_enhance_similarity.index.hnsw import HnswIndex, HnswParameters

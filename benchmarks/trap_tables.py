@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables read better in long lines
 """Words and sentences for traps.py, written without looking at the guards' tables."""
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/traps.py --data questions.jsonl.gz --per-kind 250 --json
 
-From any question file (the forms of quality.py, or `{"text"}` alone) real questions are edited once: a number, a unit, a
-negation, an opposite, a name, a direction, a question word, a language; and, harmlessly, politeness, case, punctuation,
-a contraction, a typing error, a number in words. The unedited question is stored, the edited one is asked.
+From any question file (the forms of quality.py, or `{"text"}` alone) real questions are edited once: a number, a unit,
+a negation, an opposite, a name, a direction, a question word, a language; and, harmlessly, politeness, case,
+punctuation, a contraction, a typing error, a number in words. The unedited question is stored, the edited one is asked.
 
 `wrong_reuse`: share of traps of a kind that were answered with the stored answer. `refused`: share of harmless edits
 that the guards kept from reuse; `not_reused` counts those whose embedding was too far, too. The word tables here are
@@ -54,7 +54,8 @@ def unit(text: str, dice: random.Random) -> Pair | None:
 
 def negation(text: str, dice: random.Random) -> Pair | None:
     found = re.search(
-        r"\b(can|could|should|would|will|do|does|did|is|are|was|were|has|have)\b( (?:i|you|we|they|he|she|it|people)\b)?",
+        r"\b(can|could|should|would|will|do|does|did|is|are|was|were|has|have)\b"
+        r"( (?:i|you|we|they|he|she|it|people)\b)?",
         text,
         re.IGNORECASE,
     )
@@ -74,7 +75,7 @@ def antonym(text: str, dice: random.Random) -> Pair | None:
 
 def entity(text: str, dice: random.Random) -> Pair | None:
     """Another name in the place of a capitalised word inside the question."""
-    found = [match for match in re.finditer(r"(?<=[a-z] )[A-Z][a-z]{2,}\b", text)]
+    found = list(re.finditer(r"(?<=[a-z] )[A-Z][a-z]{2,}\b", text))
     if not found:
         return None
     match = dice.choice(found)
@@ -193,7 +194,7 @@ def contraction(text: str, dice: random.Random) -> Pair | None:
 
 
 def typo(text: str, dice: random.Random) -> Pair | None:
-    words = [match for match in re.finditer(r"\b[a-z]{6,}\b", text)]
+    words = list(re.finditer(r"\b[a-z]{6,}\b", text))
     if not words:
         return None
     word = dice.choice(words)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from vllm_enhance_similarity.embedder import BatchingEmbedder
 from vllm_enhance_similarity.encoders import EmbedderIdentity, SentenceTransformerEncoder
 from vllm_enhance_similarity.errors import EmbedderClosed, EmbedderError, EmbeddingModelUnavailable
@@ -127,7 +126,7 @@ async def test_after_close(embedder: BatchingEmbedder) -> None:
 async def test_a_missing_model_is_a_sentence_not_a_crash(tmp_path: Path) -> None:
     embedder = BatchingEmbedder(SentenceTransformerEncoder(str(tmp_path / "nowhere")))
     embedder.start()
-    with pytest.raises(EmbedderError, match="similarity is off: .*could not be loaded"):
+    with pytest.raises(EmbedderError, match=r"similarity is off: .*could not be loaded"):
         await asyncio.to_thread(embedder.wait_ready, 60)
     assert embedder.health().state == "failed"
     assert (await embedder.embed("text")).refusal == "embedder_unavailable"

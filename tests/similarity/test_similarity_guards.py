@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-
 from vllm_enhance_similarity.guards.compare import GUARDS, compare_texts
 from vllm_enhance_similarity.guards.facts import read_facts
 from vllm_enhance_similarity.guards.freshness import is_time_bound
@@ -25,6 +24,8 @@ REFUSED = [
     ("antonym", "how to open an account", "how to close an account"),
     ("antonym", "is coffee healthy", "is coffee unhealthy"),
     ("antonym", "怎么开通免密支付", "怎么关闭免密支付"),
+    ("antonym", "如何绑定银行卡", "如何解绑银行卡"),
+    ("language", "translate water into French", "translate water into German"),
     ("direction", "convert USD to EUR", "convert EUR to USD"),
     ("direction", "does smoking cause stress", "does stress cause smoking"),
     ("direction", "从北京到上海多远", "从上海到北京多远"),

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from vllm_enhance_similarity.options import SETTINGS, SimilarityOptions
+from vllm_enhance_similarity.plugin import SimilarityHook
 
 from vllm_enhance.context import HookContext
 from vllm_enhance.directives import Directives
@@ -28,8 +30,6 @@ from vllm_enhance.types import (
     Respond,
     Source,
 )
-from vllm_enhance_similarity.options import SETTINGS, SimilarityOptions
-from vllm_enhance_similarity.plugin import SimilarityHook
 
 NOW = 1_000_000.0
 ENGINE = Outcome(Source.ENGINE, storable=True)
@@ -279,7 +279,7 @@ async def test_off(start: Start, options: dict[str, Any], said: str) -> None:
 
 async def test_many_at_once(start: Start) -> None:
     bench = await start(similarity_threshold=0.9)
-    names = "Norway Peru Kenya Japan Chile Ghana Nepal Oman".split()
+    names = ["Norway", "Peru", "Kenya", "Japan", "Chile", "Ghana", "Nepal", "Oman"]
     await asyncio.gather(*(bench.generate(f"What is the capital of {name}?", name) for name in names))
     answers = await asyncio.gather(*(bench.ask(f"what is the capital of {name}") for name in names * 5))
     assert answers == names * 5

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-
 from vllm_enhance_similarity.encoders import EmbedderIdentity
 from vllm_enhance_similarity.index.flat import FlatIndex
 from vllm_enhance_similarity.index.growing import GrowingIndex

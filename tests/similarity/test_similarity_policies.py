@@ -1,4 +1,4 @@
-"""Decision policies: the threshold's strictness, and that the bounded policy keeps its bound on streams it learns from."""
+"""Decision policies: the threshold's strictness, and that the bounded policy keeps its bound while it learns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-
 from vllm_enhance_similarity.policies.acceptance import AuditTally, acceptance_level, gamma_quantile
 from vllm_enhance_similarity.policies.base import Neighbour
 from vllm_enhance_similarity.policies.bounded import BoundedParameters, BoundedPolicy
@@ -148,7 +147,7 @@ class TestMathematics:
         assert terms.rarity("common") < 0.2 < terms.rarity("never")
 
 
-TOPICS = "bread rice tea wine soup fish cake corn milk salt jam oil nuts eggs plum kale".split()
+TOPICS = ("bread", "rice", "tea", "wine", "soup", "fish", "cake", "corn", "milk", "salt", "jam", "oil", "nuts", "plum")
 
 
 def question(dice: random.Random) -> tuple[str, int]:
@@ -232,6 +231,7 @@ class TestBounded:
         assert restarted.load(state)
         assert restarted.report()["labels"] == policy.report()["labels"]
         assert restarted.report()["fitted"]
+        assert restarted.report()["acceptance_level"] == policy.report()["acceptance_level"]
         assert b"how do I" not in state
         for damaged in (b"", b"\xc1", state[:-7], state.replace(b"version\x01", b"version\x02")):
             assert not BoundedPolicy().load(damaged)

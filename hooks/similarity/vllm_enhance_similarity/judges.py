@@ -104,7 +104,8 @@ class ServedModelJudge:
 
 _PROMPT = (
     "Question:\n{question}\n\nAnswer A:\n{one}\n\nAnswer B:\n{other}\n\n"
-    "Do answers A and B say the same to this question, so that either could be given? Reply with yes or no only.\nReply:"
+    "Do answers A and B say the same to this question, so that either could be given? "
+    "Reply with yes or no only.\nReply:"
 )
 
 

@@ -176,16 +176,15 @@ class SimilarityService:
         return verdict
 
     async def _probe(self, judge: Judge, question: str, answer: str) -> None:
-        """Ask about pairs whose truth is known: the answer reworded only in layout, and the answer of another matter."""
-        policy, matcher = self.policy, self.matcher
-        if not isinstance(policy, BoundedPolicy) or matcher is None:
+        """Ask about pairs whose truth is known: the answer in another layout, and no answer at all."""
+        policy = self.policy
+        if not isinstance(policy, BoundedPolicy):
             return
         known_same = await judge.same(question, answer, f"Answer: {answer}")
         if known_same is not None:
             policy.probe(True, known_same)
-        known_different = await judge.same(
-            question, answer, f"I can not say anything about this. {secrets.token_hex(4)}"
-        )
+        no_answer = f"I can not say anything about this. {secrets.token_hex(4)}"
+        known_different = await judge.same(question, answer, no_answer)
         if known_different is not None:
             policy.probe(False, known_different)
 

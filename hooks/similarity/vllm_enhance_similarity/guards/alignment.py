@@ -19,7 +19,8 @@ class Alignment(msgspec.Struct, frozen=True):
     """Differences of two token sequences.
 
     `only_one` and `only_other` hold the tokens whose stem the other side lacks. `substitutes`: a content word, or a
-    run of at most three, stands in the place of another in otherwise equal texts, and it is not a typing error. `swaps_question_word`: nothing differs but one question word ("who" for "where").
+    run of at most three, stands in the place of another in otherwise equal texts, and it is not a typing error.
+    `swaps_question_word`: nothing differs but one question word ("who" for "where").
     """
 
     only_one: tuple[str, ...]

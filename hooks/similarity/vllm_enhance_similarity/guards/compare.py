@@ -66,7 +66,7 @@ def _antonyms(one: TextFacts, other: TextFacts, aligned: Alignment) -> bool:
             return True
         if any(_opposite_by_prefix(word, against) for against in theirs):
             return True
-    return one.language == "zh" and _chinese_antonyms(aligned.text_only_one, aligned.text_only_other)
+    return one.language == "zh" and _chinese_antonyms(one, other, aligned)
 
 
 def _opposite_by_prefix(word: str, other: str) -> bool:
@@ -76,12 +76,19 @@ def _opposite_by_prefix(word: str, other: str) -> bool:
     return longer[: len(longer) - len(shorter)] in lexicon.PREFIXES_OF_OPPOSITES
 
 
-def _chinese_antonyms(mine: str, theirs: str) -> bool:
-    return any(
-        word in mine and any(opposite in theirs for opposite in opposites)
-        for word, opposites in lexicon.ANTONYMS.items()
-        if not word.isascii()
-    )
+def _chinese_antonyms(one: TextFacts, other: TextFacts, aligned: Alignment) -> bool:
+    """Words are looked for in the whole texts, single characters only where the texts differ."""
+    mine, theirs = "".join(one.tokens), "".join(other.tokens)
+    for word, opposites in lexicon.ANTONYMS.items():
+        if word.isascii():
+            continue
+        if len(word) == 1:
+            if word in aligned.text_only_one and any(opposite in aligned.text_only_other for opposite in opposites):
+                return True
+        elif word in mine and word not in theirs:
+            if any(opposite in theirs and opposite not in mine for opposite in opposites):
+                return True
+    return False
 
 
 _ASKS_ANYTHING = frozenset(("what", "which", "statement", "yes_no"))
@@ -108,7 +115,11 @@ def _question_differs(one: TextFacts, other: TextFacts, aligned: Alignment) -> b
 
 
 def _languages_differ(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
-    return one.language != other.language
+    """Written in two languages, or about two ("translate into French", "into German")."""
+    if one.language != other.language:
+        return True
+    mine, theirs = (facts.entities & lexicon.LANGUAGE_NAMES for facts in (one, other))
+    return bool(mine and theirs and mine != theirs)
 
 
 def _entities_differ(one: TextFacts, other: TextFacts, _: Alignment) -> bool:

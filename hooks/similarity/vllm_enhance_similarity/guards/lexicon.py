@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables read better in long lines
 """Word tables of the guards, English and Chinese. Small on purpose: what changes an answer, not what colours it."""
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ __all__ = [
     "ENTITIES_ZH",
     "FUNCTION_WORDS",
     "LANGUAGE_MARKERS",
+    "LANGUAGE_NAMES",
     "NEGATIONS",
     "NEGATIONS_ZH",
     "NOT_NEGATIONS_ZH",
@@ -259,6 +261,11 @@ ENTITIES = _words(
     "uranus pluto moon sun gmail yahoo outlook excel word powerpoint photoshop chrome firefox safari visa mastercard "
     "paypal bitcoin ethereum trump obama clinton modi putin hillary einstein newton shakespeare christianity islam "
     "hinduism buddhism judaism christian muslim hindu buddhist jewish catholic"
+)
+LANGUAGE_NAMES = _words(
+    "english spanish french german chinese japanese korean russian arabic hindi italian portuguese latin greek dutch "
+    "turkish swedish polish vietnamese thai hebrew mandarin cantonese urdu bengali tamil "
+    "英语 中文 日语 法语 德语 韩语 俄语 西班牙语 阿拉伯语 粤语 普通话"
 )
 ENTITIES_ZH = (
     "中国",

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables read better in long lines
 """What a question asks for: a person, a time, a place, a reason, a way, an amount, yes or no."""
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ _FIXED_BYTES = 400  # Python objects of one entry, measured, rounded up
 class Entry(msgspec.Struct):
     """One stored question.
 
-    `key` is the exact key of the request, `payload` its encoded answer. `group` names the answer: entries whose answers were judged the same share it.
+    `key` is the exact key of the request, `payload` its encoded answer. `group` names the answer: entries
+    whose answers were judged the same share it.
     Times are seconds on the owner's wall clock; `expires` None means never.
     """
 

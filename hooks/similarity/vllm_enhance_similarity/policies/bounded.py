@@ -227,6 +227,7 @@ class BoundedPolicy:
                     records=dict(self._records),
                     documents=documents,
                     terms=counts,
+                    level=self._level,
                 )
             )
 
@@ -243,6 +244,9 @@ class BoundedPolicy:
             self._terms.load(loaded.documents, loaded.terms)
         if len(self._labels) >= self.parameters.min_labels:
             self.refit()
+        with self._lock:
+            if not self._cases:  # nothing seen yet to set a level from: the one that held goes on
+                self._level = loaded.level
         return True
 
     def absorb(self, peer: str, state: bytes) -> bool:

@@ -35,6 +35,7 @@ class PolicyState(msgspec.Struct):
     records: dict[bytes, tuple[int, int]] = {}
     documents: int = 0
     terms: dict[int, int] = {}
+    level: float = -1.0
 
 
 class _Envelope(msgspec.Struct):
