@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from browser import Tab, chromium, open_tab
-from page_support import Books
+from page_support import Books, shared_books
 
 from vllm_enhance.types import Source
 
@@ -26,17 +26,10 @@ def tab(browser: Tab) -> Tab:
     return browser
 
 
-@pytest.fixture(scope="session")
-def shared_books() -> Books:
-    """One per session: Prometheus keeps one set of metrics per process."""
-    return Books()
-
-
 @pytest.fixture
-def books(shared_books: Books) -> Books:
-    shared_books.log = type(shared_books.log)(1000)
-    shared_books.verdicts.clear()
-    shared_books.serve(1, Source.ENGINE)
-    shared_books.serve(8, Source.MEMORY)
-    shared_books.serve(3, Source.ENGINE, reason="sampled")
-    return shared_books
+def books() -> Books:
+    books = shared_books().emptied()
+    books.serve(1, Source.ENGINE)
+    books.serve(8, Source.MEMORY)
+    books.serve(3, Source.ENGINE, reason="sampled")
+    return books

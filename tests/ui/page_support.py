@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import threading
 import time
@@ -85,6 +86,12 @@ class Books:
         self.verdicts.append((request_id, verdict))
         return {"verdict": verdict, **await self.invalidate(InvalidationScope("key", found["key"]))}
 
+    def emptied(self) -> Books:
+        """Itself, with nothing remembered."""
+        self.log = ExplainLog(1000)
+        self.verdicts.clear()
+        return self
+
     def serve(self, number: int, source: Source, question: str = "What is a cache?", **facts: Any) -> None:
         """Book one request, as the engine client would."""
         key = bytes([number % 7]) * 32
@@ -123,6 +130,12 @@ class Books:
             },
         )
         self.dispatcher.post_output(context, record, Outcome(source, source is Source.ENGINE, seconds=seconds))
+
+
+@functools.cache
+def shared_books() -> Books:
+    """One per process: Prometheus keeps one set of metrics per process."""
+    return Books()
 
 
 ENGINE_SECONDS = prometheus_client.Histogram("vllm:e2e_request_latency_seconds", "As vLLM's own.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -30,7 +30,7 @@ class ServerProblem(EnhanceError):
 
 
 class Server:
-    """``/v1/enhance`` of one server.
+    """``/v1/enhance`` of one server; a context manager, which closes the connection.
 
     Args:
         base_url: address of the server, with or without ``/v1``.
@@ -67,7 +67,10 @@ class Server:
         """The JSON answer of ``POST``; see :meth:`get`."""
         return self._ask("POST", path, {}, body)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def _ask(self, method: str, path: str, query: Mapping[str, Any], body: Mapping[str, Any] | None = None) -> Any:

@@ -54,7 +54,8 @@ def doctor(
 def _server(base_url: str, api_key: str) -> list[checks.Check]:
     """What a running server says of itself."""
     try:
-        health = Server(base_url, api_key).get("health")
+        with Server(base_url, api_key) as server:
+            health = server.get("health")
     except ServerProblem as problem:
         return [checks.Check("server", "problem", base_url, str(problem))]
     if not health.get("components"):

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import typer
 
-from vllm_enhance.commands.client import Server
+from vllm_enhance.commands.client import Server, ServerProblem
 from vllm_enhance.commands.options import ApiKey, AsJson, BaseUrl
 from vllm_enhance.commands.output import SOURCES, console, duration, print_json, table, text
 from vllm_enhance.reasons import REASONS
@@ -25,14 +25,13 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Why a recent request hit or missed: reason, nearest stored request, similar questions, the guard that refused."""
-    server = Server(base_url, api_key)
-    if request_id == "last":
-        latest = server.get("requests", limit=1)["requests"]
-        if not latest:
-            console().print(text("the server remembers no request yet"))
-            raise typer.Exit(1)
-        request_id = latest[0]["request_id"]
-    found = server.get(f"requests/{quote(request_id, safe='')}")
+    with Server(base_url, api_key) as server:
+        if request_id == "last":
+            latest = server.get("requests", limit=1)["requests"]
+            if not latest:
+                raise ServerProblem("the server remembers no request yet")
+            request_id = latest[0]["request_id"]
+        found = server.get(f"requests/{quote(request_id, safe='')}")
     if as_json:
         print_json(found)
         return

@@ -22,7 +22,8 @@ def feedback(
     as_json: AsJson = False,
 ) -> None:
     """Tell the server that an answer was wrong, so that it is not given again, or that it was right."""
-    result = Server(base_url, api_key).post("feedback", {"request_id": request_id, "verdict": verdict})
+    with Server(base_url, api_key) as server:
+        result = server.post("feedback", {"request_id": request_id, "verdict": verdict})
     if as_json:
         print_json(result)
         return

@@ -26,14 +26,14 @@ def flush(
     as_json: AsJson = False,
 ) -> None:
     """Forget stored answers; counts them and asks first."""
-    server = Server(base_url, api_key)
-    counted = server.delete("cache", scope=scope, value=value, dry_run=True)
-    if not dry_run:
-        what = "everything" if scope == "all" else f"{scope} {value}"
-        # Without a terminal, or for a script, silence is no consent.
-        if not yes and not typer.confirm(f"Forget {what}: {answers(counted['removed'])}?", err=True):
-            raise typer.Exit(1)
-        counted = server.delete("cache", scope=scope, value=value, dry_run=False)
+    with Server(base_url, api_key) as server:
+        counted = server.delete("cache", scope=scope, value=value, dry_run=True)
+        if not dry_run:
+            what = "everything" if scope == "all" else f"{scope} {value}"
+            # Without a terminal, or for a script, silence is no consent.
+            if not yes and not typer.confirm(f"Forget {what}: {answers(counted['removed'])}?", err=True):
+                raise typer.Exit(1)
+            counted = server.delete("cache", scope=scope, value=value, dry_run=False)
     if as_json:
         print_json(counted)
         return

@@ -15,8 +15,8 @@ __all__ = ["stats"]
 
 def stats(base_url: BaseUrl = "http://127.0.0.1:8000", api_key: ApiKey = "", as_json: AsJson = False) -> None:
     """Requests by outcome, hit rate, what was saved, and the numbers of each hook package."""
-    server = Server(base_url, api_key)
-    found, series = server.get("stats"), server.get("series")
+    with Server(base_url, api_key) as server:
+        found, series = server.get("stats"), server.get("series")
     if as_json:
         print_json({"all_processes": summary(series), "process": found})
         return

@@ -31,32 +31,36 @@ def top(
     count: Annotated[int, typer.Option(min=0, help="End after so many looks; 0 goes on until Ctrl-C.")] = 0,
 ) -> None:
     """Live: requests per second by outcome, hit rate, latency, what is saved, health."""
-    server = Server(base_url, api_key)
-    before: Look = server.get("series")  # the first trouble is told at once
-    shown = 0
     try:
-        with Live(text("waiting for the first numbers"), console=console(), screen=False, auto_refresh=False) as live:
-            while count == 0 or shown < count:
-                time.sleep(every)
-                try:
-                    after, health = server.get("series"), server.get("health")
-                except ServerProblem as problem:
-                    if as_json or count:
-                        raise
-                    live.update(text(f"{problem}. Trying again…", "red"), refresh=True)
-                    continue
-                change = rates(before, after)
-                before = after
-                if change is None:
-                    continue
-                shown += 1
-                if as_json:
-                    live.update(Text(""), refresh=True)
-                    print_json({"at": after["at"], **asdict(change), "health": health["status"]}, indent=None)
-                else:
-                    live.update(frame(change, after, health), refresh=True)
+        with Server(base_url, api_key) as server:
+            watch(server, every, count, as_json)
     except KeyboardInterrupt:
         return
+
+
+def watch(server: Server, every: float, count: int, as_json: bool) -> None:
+    """Look again and again; after the first look, trouble is shown and waited out."""
+    before: Look = server.get("series")
+    shown = 0
+    with Live(console=console(), screen=False, auto_refresh=False) as live:
+        while count == 0 or shown < count:
+            time.sleep(every)
+            try:
+                after, health = server.get("series"), server.get("health")
+            except ServerProblem as problem:
+                if as_json or count:
+                    raise
+                live.update(text(f"{problem}. Trying again…", "red"), refresh=True)
+                continue
+            change = rates(before, after)
+            before = after
+            if change is None:  # the server has started anew
+                continue
+            shown += 1
+            if as_json:
+                print_json({"at": after["at"], **asdict(change), "health": health["status"]}, indent=None)
+            else:
+                live.update(frame(change, after, health), refresh=True)
 
 
 def frame(change: Rates, look: Look, health: dict[str, Any]) -> RenderableType:
