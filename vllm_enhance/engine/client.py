@@ -85,31 +85,36 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
                 scope.decide(Decision(Source.ENGINE, reason=reason))
             return await super().add_request(request_id, prompt, params, *args, **kwargs)
         arrived = runtime.monotonic()
+        named = _by_name(args, kwargs)
+        rendered = await self._rendered(prompt, named.get("tokenization_kwargs"))
+        if rendered is None:
+            return await super().add_request(request_id, prompt, params, *args, **kwargs)
         try:
             await runtime.start()
-            call = await self._admit(runtime, request_id, prompt, params, _by_name(args, kwargs))
+            call = admit(runtime, request_id, rendered, params, named)
         except DirectiveError as error:
             return _refuse(request_id, params, RequestRejected(HTTPStatus.BAD_REQUEST, str(error)))
-        except VLLMValidationError:
-            raise
         except Exception as error:
             runtime.fault("admit", error)
             return await super().add_request(request_id, prompt, params, *args, **kwargs)
         call.marks["arrived"] = arrived
         return await self._serve(runtime, call)
 
-    async def _admit(
-        self, runtime: Runtime, request_id: str, prompt: Any, params: SamplingParams, kwargs: Mapping[str, Any]
-    ) -> Call:
-        if not (isinstance(prompt, dict) and "type" in prompt):
-            prompt = await self._render(prompt, kwargs.get("tokenization_kwargs"))
-        return admit(runtime, request_id, prompt, params, kwargs)
+    async def _rendered(
+        self, prompt: Any, tokenization_kwargs: Mapping[str, Any] | None
+    ) -> Mapping[str, Any] | None:
+        """Render a raw prompt as vLLM would, off the event loop (``v1/engine/input_processor.py``).
 
-    async def _render(self, prompt: Any, tokenization_kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """Render a raw prompt as vLLM would, off the event loop (``v1/engine/input_processor.py``)."""
-        parsed = parse_model_prompt(self.model_config, prompt)
-        tokenize = self.renderer.default_cmpl_tok_params.with_kwargs(**(tokenization_kwargs or {}))
-        (rendered,) = await self.renderer.render_cmpl_async([parsed], tokenize)
+        ``None`` when it cannot be rendered: vLLM refuses it in its own words, and that is no fault of ours.
+        """
+        if isinstance(prompt, dict) and "type" in prompt:
+            return prompt
+        try:
+            parsed = parse_model_prompt(self.model_config, prompt)
+            tokenize = self.renderer.default_cmpl_tok_params.with_kwargs(**(tokenization_kwargs or {}))
+            (rendered,) = await self.renderer.render_cmpl_async([parsed], tokenize)
+        except Exception:
+            return None
         return rendered
 
     async def _serve(self, runtime: Runtime, call: Call) -> EnhancedRequestOutputCollector:

@@ -44,6 +44,7 @@ class Event:
         cause: label in metrics.
         forgets: whether the call, with these arguments, may change answers.
         enters, leaves: state flags set before, or cleared after, the call.
+        adapters: after the call the files of adapters are read again.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Event:
     forgets: Callable[[Any, tuple[Any, ...], dict[str, Any]], bool] = lambda runtime, args, kwargs: True
     enters: int = 0
     leaves: int = 0
+    adapters: bool = False
 
     def left(self, entered: bool, result: Any) -> int:
         """State flags to clear after the call: none while the engine is only half awake (``False``, vLLM 0.32+)."""
@@ -90,8 +92,10 @@ EVENTS: tuple[Event, ...] = (
     Event("scale_elastic_ep", "elastic"),
     Event("handle_fault", "fault"),
     Event("checkpoint_restore", "checkpoint"),
+    Event("add_lora", "lora", _never, adapters=True),
+    Event("remove_lora", "lora", _never, adapters=True),
 )
-"""The table; ``docs/compatibility.md`` shows it. LoRA loads are covered by the adapter's identity in the key."""
+"""The table; ``docs/compatibility.md`` shows it. An adapter's files are part of the key, so its load forgets nothing."""
 
 
 def watched(cls: type[AsyncLLM]) -> type[AsyncLLM]:
@@ -123,6 +127,8 @@ def _override(event: Event, original: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             if forgets:
                 runtime.forget(event.cause, count=False)
+            if event.adapters:
+                runtime.forget_adapters()
             runtime.epoch.leave(event.left(entered, result))
 
     return method

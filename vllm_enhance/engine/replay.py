@@ -186,7 +186,13 @@ class Reader:
         else:
             finish, stop = FINISH_REASONS[choice.finish_reason or "stop"], choice.stop_reason
         # For a stop *string* the engine itself reported no finish; True would drop the last token's text.
-        state.detokenizer.update(list(ids), finish == FinishReason.STOP and not isinstance(stop, str))
+        matched = state.detokenizer.update(list(ids), finish == FinishReason.STOP and not isinstance(stop, str))
+        if matched is not None and not last:
+            # vLLM before 0.32 keeps tokens that came in the same step behind a stop string; they have no text.
+            ids, end = choice.token_ids[place:], len(choice.token_ids)
+            state.detokenizer.token_ids.extend(ids[self._places[index] - place :])
+            self._places[index], self._ended[index] = end, True
+            finish, stop = FINISH_REASONS[choice.finish_reason or "stop"], choice.stop_reason
         self._append_logprobs(state, choice, place, end)
         return state.make_request_output(ids, None, finish, stop)
 

@@ -85,7 +85,7 @@ class Runtime:
         self.max_num_seqs: int = getattr(config.scheduler_config, "max_num_seqs", 256)
         self.media_safe = _media_safe(client)
         self.started_at = clock()
-        self._loras: dict[tuple[str, int], bytes] = {}
+        self._loras: dict[tuple[str, int, str], bytes] = {}
         self._throttle = Throttle(60.0, monotonic)
         self._faults: list[float] = []
         self.races: set[asyncio.Task[Any]] = set()
@@ -204,12 +204,16 @@ class Runtime:
         """Identity of an adapter, read from its files once per load."""
         if lora is None:
             return b""
-        name = (lora.lora_name, lora.lora_int_id)
+        name = (lora.lora_name, lora.lora_int_id, str(lora.lora_path))
         if name not in self._loras:
             if len(self._loras) >= 1024:
                 self._loras.clear()
             self._loras[name] = lora_identity(lora)
         return self._loras[name]
+
+    def forget_adapters(self) -> None:
+        """Read the files of each adapter again at its next use."""
+        self._loras.clear()
 
     def queue_depth(self) -> int:
         """Requests of this process that the engine has not finished."""
