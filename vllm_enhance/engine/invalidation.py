@@ -95,7 +95,7 @@ EVENTS: tuple[Event, ...] = (
     Event("add_lora", "lora", _never, adapters=True),
     Event("remove_lora", "lora", _never, adapters=True),
 )
-"""The table; ``docs/compatibility.md`` shows it. An adapter's files are part of the key, so its load forgets nothing."""
+"""The table; ``docs/compatibility.md`` shows it. Adapters' files are part of the key, so a load forgets nothing."""
 
 
 def watched(cls: type[AsyncLLM]) -> type[AsyncLLM]:
