@@ -19,6 +19,7 @@ __all__ = [
     "ReferenceBlock",
     "Template",
     "compose_references",
+    "defused",
     "parse_template",
 ]
 
@@ -65,6 +66,7 @@ _FIELDS: Final = {
 }
 _SEPARATOR: Final = "\n\n"
 _TAG: Final = re.compile(r"<\s*(/?)\s*(reference)\s*>?", re.IGNORECASE)
+_CONTROL: Final = re.compile(r"<(?=[|｜/]?[\w|｜▁]{1,40}[|｜]?>)|\[(?=/?[A-Z_]{3,20}\])")
 _DROPPED: Final = re.compile(r"[\W_]+")
 
 
@@ -94,8 +96,16 @@ def _same(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """`text` unable to open or close the frame."""
-    return _TAG.sub(r"(\1\2)", text.strip())
+    """`text` unable to open or close the frame, or to pass for a control token of a chat template."""
+    return defused(_TAG.sub(r"(\1\2)", text.strip()))
+
+
+def defused(text: str) -> str:
+    """`text` with words such as `<|im_end|>`, `</s>` and `[INST]` broken up, which tokenizers read as control tokens.
+
+    Stored questions are what users typed, and a tokenizer cannot tell such a word in them from the template's own.
+    """
+    return _CONTROL.sub(lambda match: match.group() + " ", text)
 
 
 def _distinct(references: Iterable[Reference]) -> list[Reference]:

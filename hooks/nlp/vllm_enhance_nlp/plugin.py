@@ -11,30 +11,22 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_enhance.hookspecs import hookimpl
-from vllm_enhance.metrics import Metric
 from vllm_enhance.throttle import Throttle
-from vllm_enhance.types import NLP_RESULT, HealthReport, RequestContext
+from vllm_enhance.types import NLP_RESULT, HealthReport, RequestContext, Respond, Rewrite
 
-from .options import SETTINGS, NLPOptions
+from .meters import METRICS
+from .options import SETTINGS, ContextOptions, NLPOptions
 
 if TYPE_CHECKING:
     from vllm_enhance.context import HookContext
     from vllm_enhance.metrics import Metrics
     from vllm_enhance.settings import Setting
 
+    from .context import ContextEnricher
+
 __all__ = ["METRICS", "NLPHook"]
 
 logger = logging.getLogger("vllm_enhance.nlp")
-
-METRICS: tuple[Metric, ...] = (
-    Metric(
-        "vllm_enhance_nlp_questions",
-        "counter",
-        "Questions by what became of their analysis: done, dropped (too many at once), late, failed, none (no text).",
-        ("result",),
-    ),
-    Metric("vllm_enhance_nlp_seconds", "histogram", "Time to read one question, without waiting."),
-)
 
 
 @dataclass(slots=True)
@@ -55,11 +47,20 @@ class NLPHook:
 
     Args:
         options: instead of settings; then `startup` leaves them alone.
+        context: the same for context enrichment.
         monotonic: clock for the deadline, in seconds.
     """
 
-    def __init__(self, options: NLPOptions | None = None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        options: NLPOptions | None = None,
+        *,
+        context: ContextOptions | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._given = options
+        self._given_context = context
+        self._enricher: ContextEnricher | None = None
         self._options = options or NLPOptions()
         self._monotonic = monotonic
         self._pool: ThreadPoolExecutor | None = None
@@ -87,6 +88,11 @@ class NLPHook:
         except RuntimeError:  # the pool was shut down
             self._in_flight -= 1
             self._count("dropped")
+
+    @hookimpl(specname="pre_request", trylast=True)
+    async def enrich(self, request: RequestContext) -> Rewrite | Respond | None:
+        """After the cache: put stored answers to the parts of the question into the prompt, or answer from them."""
+        return None if self._enricher is None else await self._enricher.decide(request)
 
     def _read(self, request: RequestContext, arrived: float) -> None:
         """In a pool thread: analyse, and report on the event loop."""
@@ -148,10 +154,15 @@ class NLPHook:
     async def startup(self, context: HookContext) -> None:
         """Read the settings and, when switched on, load word lists before the first request."""
         self._options = self._given or NLPOptions.from_settings(context.settings)
-        if not self._options.enabled:
+        chosen = self._given_context or ContextOptions.from_settings(context.settings)
+        if not (self._options.enabled or chosen.enabled):
             return
         for metric in METRICS:
             context.metrics.declare(metric)
+        if chosen.enabled:
+            await self._start_enricher(chosen, context)
+        if not self._options.enabled:
+            return
         self._metrics = context.metrics
         self._loop = asyncio.get_running_loop()
         pool = ThreadPoolExecutor(self._options.threads, thread_name_prefix="enhance-nlp")
@@ -161,8 +172,18 @@ class NLPHook:
             logger.info("language analysis goes on without %s: words are cut less finely", " and ".join(missing))
         self._pool = pool
 
+    async def _start_enricher(self, options: ContextOptions, context: HookContext) -> None:
+        from .context import ContextEnricher, read_template
+
+        template = await asyncio.to_thread(read_template, options.template)
+        await asyncio.to_thread(_warm)
+        self._enricher = ContextEnricher(options, self._options, context, template)
+
     @hookimpl
     async def shutdown(self) -> None:
+        if self._enricher is not None:
+            self._enricher.close()
+            self._enricher = None
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -185,6 +206,7 @@ class NLPHook:
             "in_flight": self._in_flight,
             "max_concurrent_tasks": self._options.max_concurrent_tasks,
             "backends": dict(self._backends),
+            "context": None if self._enricher is None else dict(self._enricher.counts),
             **asdict(self._counts),
         }
 
