@@ -33,6 +33,7 @@ class Call:
         kwargs: the other arguments of ``add_request``, by name.
         context: what hooks see.
         key: the exact key with its parts, or ``None``.
+        asked: the prompt that was asked, when a hook has put context into ``prompt`` since.
     """
 
     runtime: Runtime
@@ -42,7 +43,7 @@ class Call:
     kwargs: Mapping[str, Any]
     context: RequestContext
     key: RequestKey | None = None
-    original: tuple[Any, SamplingParams] | None = None
+    asked: Mapping[str, Any] | None = None
     marks: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -119,12 +120,16 @@ class Call:
             ids = change.prompt_token_ids
             if ids is None:
                 ids = self._tokenized(change.prompt_text or "")
+            if len(ids) >= self.runtime.max_model_len:
+                raise ValueError("the rewritten prompt is longer than the model takes")
             replaced = {**self.prompt, "prompt_token_ids": list(ids)}
             replaced.pop("prompt_token_offsets", None)
             if change.prompt_text is not None:
                 replaced["prompt"] = change.prompt_text
             elif "prompt" in replaced:
                 replaced["prompt"] = self.runtime.detokenize(ids)
+            if change.keep_key and self.asked is None:
+                self.asked = self.prompt
             self.prompt = replaced
             context.prompt_token_ids = replaced["prompt_token_ids"]
         self.params = params
@@ -142,17 +147,20 @@ class Call:
 
     def text(self) -> str:
         """The rendered prompt as text."""
-        text = self.decoder.get("prompt")
-        return text if text is not None else self.runtime.detokenize(self.context.prompt_token_ids)
+        return self._text(self.decoder)
+
+    def _text(self, prompt: Mapping[str, Any]) -> str:
+        text = prompt.get("prompt")
+        return text if text is not None else self.runtime.detokenize(prompt.get("prompt_token_ids") or [])
 
     def question(self) -> Question | None:
-        """What similarity may vary, or ``None``."""
+        """What similarity may vary, or ``None``; read from the prompt that was asked, not from context put into it."""
         params = self.params
         if self.key is None or params.n > 1 or params.logprobs is not None or params.prompt_logprobs is not None:
             return None
         if self.prompt["type"] != "token":
             return None
-        found = find_question(self.text(), self.context.scope)
+        found = find_question(self._text(self.asked or self.prompt), self.context.scope)
         return None if found is None else Question(found.text, self.key.partition(*found.frame))
 
 

@@ -7,6 +7,7 @@ from the chat messages of the HTTP body when there are any, else the whole promp
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ UNREADABLE: Any = ()
 """There is a body that cannot be read (too large, say), so nothing may vary."""
 
 TEXT_PARTS = frozenset({"text", "input_text"})
+
+_reading = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +59,10 @@ def find_question(rendered: str, scope: RequestScope | None) -> FramedText | Non
 
 def _chat(scope: RequestScope) -> Any:
     """The chat in the request's body, read once; then the body's bytes are let go."""
-    if scope.chat is None:
-        scope.chat = _read_chat(b"".join(scope.body)) if scope.body else NO_CHAT
-        scope.body.clear()
+    with _reading:  # several hooks may ask at once, and whoever finds the body gone must not take it for no chat
+        if scope.chat is None:
+            scope.chat = _read_chat(b"".join(scope.body)) if scope.body else NO_CHAT
+            scope.body.clear()
     return scope.chat
 
 

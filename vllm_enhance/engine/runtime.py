@@ -127,6 +127,7 @@ class Runtime:
             queue_depth=self.queue_depth,
             generate_idle=None if self.tokenizer is None else IdleGenerator(self.client, self.queue_depth).generate,
             api_process=self.api_process,
+            max_model_len=self.max_model_len,
         )
         await self.dispatcher.startup(context, self.plugins.drop)
         self.metrics.gauge("vllm_enhance_enabled", 1)
