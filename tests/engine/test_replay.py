@@ -386,6 +386,21 @@ def test_a_damaged_record_leaves_the_tape_as_it_was() -> None:
         assert tape.choices[0].token_ids == []
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("chunk", [1, 2, 16])
+def test_tokens_behind_a_stop_string_have_no_text(kind: RequestOutputKind, chunk: int) -> None:
+    """Before 0.32 vLLM kept tokens that came in the same step behind a stop string."""
+    generation = Generation({"n": 1, "stop": ["b"]}, [[97, WORD_0 + 1, 99, 99]], [("length", None)], [[1, 3]], 0)
+    tape = Tape(1)
+    tape.choices[0].token_ids = [97, WORD_0 + 1, 99, 99]
+    tape.choices[0].text, tape.choices[0].finish_reason, tape.choices[0].stop_reason = "aa", "stop", "b"
+    tape.finished = True
+    (ours,) = read_all(played(generation, tape, kind, chunk), kind)
+    assert (ours.text, ours.token_ids, ours.finish_reason, ours.stop_reason) == (
+        "aa", [97, WORD_0 + 1, 99, 99] if kind == FINAL else ours.token_ids, "stop", "b"
+    )  # fmt: skip
+
+
 def test_the_vocabulary_is_what_the_examples_think() -> None:
     made = tokenizer()
     assert len(made) == VOCABULARY
