@@ -69,7 +69,8 @@ def rates(before: Look, after: Look) -> Rates | None:
 
 def _rate(before: Look, after: Look, name: str) -> float:
     grown = sum(totals(after, name).values()) - sum(totals(before, name).values())
-    return max(0.0, grown) / (after["at"] - before["at"])
+    seconds: float = after["at"] - before["at"]
+    return max(0.0, grown) / seconds
 
 
 def _spread(before: Look, after: Look, name: str) -> tuple[float, float]:

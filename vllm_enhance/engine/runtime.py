@@ -19,6 +19,7 @@ from vllm_enhance.engine.identity import lora_identity, model_identity
 from vllm_enhance.engine.idle import IdleGenerator
 from vllm_enhance.engine.inflight import Generation, InflightTable
 from vllm_enhance.engine.pins import Pins
+from vllm_enhance.engine.tracing import make_tracer
 from vllm_enhance.explain import ExplainLog, annotations_shown
 from vllm_enhance.metrics import Metrics
 from vllm_enhance.plugins import PluginSet
@@ -84,6 +85,8 @@ class Runtime:
         self.max_model_len: int = client.model_config.max_model_len
         self.max_num_seqs: int = getattr(config.scheduler_config, "max_num_seqs", 256)
         self.media_safe = _media_safe(client)
+        observability = getattr(config, "observability_config", None)
+        self.tracer = make_tracer(getattr(observability, "otlp_traces_endpoint", None), clock)
         self.started_at = clock()
         self._loras: dict[tuple[str, int, str], bytes] = {}
         self._throttle = Throttle(60.0, monotonic)
@@ -296,6 +299,17 @@ class Runtime:
             decided_seconds=call.marks["decided"] - call.marks["arrived"],
             **self._question_shown(call),
         )
+        self.tracer.decided(
+            call.kwargs.get("trace_headers"),
+            call.marks["decided"] - call.marks["arrived"],
+            {
+                "request_id": context.request_id,
+                "source": decision.source.value,
+                "reason": decision.reason,
+                "similarity": decision.similarity,
+                "age": decision.age if decision.hit else None,
+            },
+        )
 
     def gauge_readers(self) -> None:
         """Show how many generations run and how many requests read along with another's."""
@@ -309,6 +323,17 @@ class Runtime:
         question = self.safely(lambda: call.context.question, None)
         return {} if question is None else {"question": question.text[:MAX_QUESTION]}
 
+    def _trace_reuse(self, call: Call, record: GenerationRecord, outcome: Outcome) -> None:
+        attributes = {
+            "request_id": call.context.request_id,
+            "prompt_tokens": len(call.context.prompt_token_ids),
+            "output_tokens": record.num_tokens,
+            "source": outcome.source.value,
+            "similarity": outcome.similarity,
+        }
+        headers = call.kwargs.get("trace_headers")
+        self.safely(lambda: self.tracer.reused(headers, outcome.seconds, attributes), None)
+
     def saved(self, record: GenerationRecord) -> None:
         """Book what a reused answer did not cost."""
         self.metrics.count("vllm_enhance_saved_tokens", record.num_tokens)
@@ -320,6 +345,7 @@ class Runtime:
             self.metrics.count("vllm_enhance_not_stored", 1, outcome.reason)
         if outcome.source is not Source.ENGINE:
             self.saved(record)
+            self._trace_reuse(call, record, outcome)
         self.explain.write(
             call.context.request_id,
             seconds=outcome.seconds,

@@ -145,7 +145,7 @@ def _neighbours(
     text: int,
     floor: float,
 ) -> list[Neighbour]:
-    found = []
+    found: list[Neighbour] = []
     for other, similarity in zip(near.ids[text].tolist(), near.similarities[text].tolist(), strict=True):
         if other < 0 or similarity < floor or len(found) == NEIGHBOURS:
             break
