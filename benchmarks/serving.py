@@ -151,6 +151,7 @@ def _figures(sample: Sample) -> dict[str, Any]:
         "per_second": sample.rate,
         "p50_ms": 1000 * sample.latency(0.5),
         "p99_ms": 1000 * sample.latency(0.99),
+        "worst_ms": 1000 * sample.latency(1.0),
         "first_token_p50_ms": 1000 * sample.first_token(0.5),
         "first_token_p99_ms": 1000 * sample.first_token(0.99),
         "sources": sample.sources(),

@@ -31,7 +31,6 @@ import psutil
 from common import CACHE, finish, machine, memory_bytes, options, plot_file, quantile, say
 from contenders import model_directory
 from load import Answer, Target, chat, closed_loop, connect, text_of
-from soak_hook import CONTROL_VARIABLE
 
 from vllm_enhance.testing.redis import RedisServer
 from vllm_enhance.testing.server import ServerProcess
@@ -42,6 +41,7 @@ BURST_SHARE, BURST = 0.02, 12
 LENGTHS = (16, 48)
 BYPASS = "Cache-Control: no-store, no-cache\r\n"
 SETTLE = 3.0
+CONTROL_VARIABLE = "SOAK_CONTROL"  # as in soak_hooks/soak_hook.py
 
 ENHANCE = (
     "--enhance", "--enhance-hooks", "cache,soak_hook:SoakHook",
@@ -408,7 +408,7 @@ def _own(arguments: argparse.Namespace) -> dict[str, Any]:
         control = folder / "control"
         environment = {
             CONTROL_VARIABLE: str(control),
-            "PYTHONPATH": str(Path(__file__).resolve().parent),
+            "PYTHONPATH": str(Path(__file__).resolve().parent / "soak_hooks"),
             "ENHANCE_STORE": redis.url,
             "ENHANCE_STORE_KEY": "soak",
         }

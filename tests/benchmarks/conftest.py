@@ -4,4 +4,4 @@ import sys
 
 from bench_support import SCRIPTS
 
-sys.path.insert(0, str(SCRIPTS))
+sys.path.append(str(SCRIPTS))  # at the end: benchmarks/trace.py must not hide the standard library's trace

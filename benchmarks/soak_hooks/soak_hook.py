@@ -1,4 +1,7 @@
-"""A hook that fails when it is told to, and tells how many asyncio tasks there are; for ``soak.py``."""
+"""A hook that fails when it is told to, and tells how many asyncio tasks there are; for ``soak.py``.
+
+In a directory of its own, which is all of the benchmarks that the server gets to see.
+"""
 
 from __future__ import annotations
 
