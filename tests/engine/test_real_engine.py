@@ -6,6 +6,7 @@ One engine for all tests of this file, on an event loop of its own thread, as in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 import os
@@ -251,7 +252,7 @@ def test_the_leader_leaves_and_the_others_get_it_all(bench: Bench) -> None:
 EVENTS: Mapping[str, tuple[Callable[[Any], Awaitable[Any]], bool]] = {
     "reset_prefix_cache": (lambda llm: llm.reset_prefix_cache(), True),
     "collective_rpc of an unknown method": (lambda llm: llm.collective_rpc("list_loras_or_else"), True),
-    "collective_rpc of a harmless method": (lambda llm: llm.collective_rpc("get_model_and_more"), True),
+    "collective_rpc of a harmless method": (lambda llm: llm.collective_rpc("check_health"), False),
     "pause and resume": (lambda llm: _both(llm.pause_generation(), llm.resume_generation()), False),
     "reset_mm_cache": (lambda llm: llm.reset_mm_cache(), False),
 }
@@ -269,10 +270,9 @@ def test_events_forget_what_they_must(bench: Bench, event: str) -> None:
     assert bench.run(bench.asked(event, greedy()))[0] == "memory"
 
     async def it_happens() -> None:
-        try:
+        # A worker may not know the method: the call alone is the event.
+        with contextlib.suppress(*([Exception] if "collective_rpc" in event else [])):
             await happen(bench.llm)
-        except Exception as error:  # a worker may not know the method: the call alone is the event
-            assert "collective_rpc" in event, error
 
     bench.run(it_happens())
     assert bench.run(bench.asked(event, greedy()))[0] == ("engine" if forgets else "memory")
