@@ -54,9 +54,17 @@ def trace(result: Mapping[str, Any], file: Path) -> None:
     """Throughput against the share of repeated questions, beside the ideal line."""
     figure, axes = _figure()
     rows = sorted(result["rows"], key=lambda row: row["repetition"])
-    shares = [row["repetition"] for row in rows]
-    axes.plot(shares, [row["ideal_speedup"] for row in rows], "--", color="#444444", label="1 / (1 - hit rate)")
-    axes.plot(shares, [row["speedup"] for row in rows], "o-", color=COLOURS["enhanced"], label="--enhance")
+    ideal = [(row["repetition"], row["ideal_speedup"]) for row in rows]
+    axes.plot(*zip(*ideal, strict=True), "--", color="#444444", label="1 / (1 - hit rate)")
+    for marker, random, label in (
+        ("o-", True, "--enhance, repeats at random"),
+        ("s", False, "--enhance, other traces"),
+    ):
+        points = [(r["repetition"], r["speedup"]) for r in rows if r["trace"].startswith("repeats") is random]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), marker, color=COLOURS["enhanced" if random else "litellm"], label=label
+            )
     axes.set_xlabel("share of requests asked before")
     axes.set_ylabel("throughput / plain vLLM")
     axes.set_yscale("log")

@@ -64,6 +64,13 @@ def serving(result: Mapping[str, Any]) -> str:
             rows.append([cell, name, *rates, number(each["first_token_p50_ms"]), cpu or "–"])
     head = ["cell", "server", "answers/s", "p50 ms", "p99 ms", "first token p50 ms", "CPU ms per request"]
     parts = [goals(result["goals"]), table(head, rows)]
+    if any(each["rounds"] for each in result["paired"].values()):
+        names = ("throughput", "first_token", "latency", "server_cpu")
+        pairs = [[cell, *(number(each.get(name)) for name in names)] for cell, each in result["paired"].items()]
+        parts.append(
+            "Never-repeating traffic against plain vLLM within each round, medians; 1 is equal, more is better:"
+        )
+        parts.append(table(["cell", "throughput", "first token", "latency", "API server's CPU"], pairs))
     joined = result["cells"].get("joined", {}).get("enhanced")
     if joined:
         counts = f"generations {number(joined['generations'])}, distinct answers {number(joined['different_answers'])}"

@@ -280,7 +280,12 @@ def _paired(each: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
         "throughput": median(ours["per_second"] / plain["per_second"] for plain, ours in pairs),
         "first_token": median(plain["first_token_p50_ms"] / ours["first_token_p50_ms"] for plain, ours in pairs),
         "latency": median(plain["p50_ms"] / ours["p50_ms"] for plain, ours in pairs),
+        "server_cpu": median(_server_cpu(plain) / _server_cpu(ours) for plain, ours in pairs),
     }
+
+
+def _server_cpu(figures: dict[str, Any]) -> float:
+    return float(figures["cpu_ms"].get("vllm server", math.nan))
 
 
 # --------------------------------------------------------------------------- goals

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import CACHE, finish, machine, options, plot_file, say
+from common import CACHE, finish, machine, median, options, plot_file, say
 from contenders import Contender, model_directory, started
 from load import Sample, Target, chat, closed_loop, open_loop
 from traces import ARRIVALS, arrivals, read_questions, repeating, repetition, zipf
@@ -94,15 +94,13 @@ async def closed(servers: dict[str, Contender], plan: Plan, asker: Asker, data: 
         texts = read_questions(data)
         asked = rng.sample(texts, min(len(texts), plan.requests))
         traces.append((f"{data.name.split('.')[0]}, as they come", _numbered(asked), asked))
-    rows = []
-    plain_rate = 0.0
+    rows: list[dict[str, Any]] = []
     for number, (name, numbers, texts) in enumerate(traces):
         say(name)
         # Repetition changes nothing for plain vLLM but its prefix cache, so a part of each trace tells its rate.
         part = numbers if number == 0 else numbers[: max(CONCURRENCY, len(numbers) // 4)]
         plain = await closed_loop(servers["plain"].target, asker.requests(part, texts), concurrency=CONCURRENCY)
         ours = await closed_loop(servers["enhanced"].target, asker.requests(numbers, texts), concurrency=CONCURRENCY)
-        plain_rate = plain_rate or plain.rate
         found = figures(ours)
         rows.append(
             {
@@ -111,11 +109,11 @@ async def closed(servers: dict[str, Contender], plan: Plan, asker: Asker, data: 
                 **found,
                 "plain_per_second": plain.rate,
                 "plain_p50_ms": 1000 * plain.latency(0.5),
-                "speedup": ours.rate / plain_rate,
                 "ideal_speedup": 1.0 / max(1e-9, 1.0 - found["hit_rate"]) if found["hit_rate"] < 1 else None,
             }
         )
-    return rows
+    plain_rate = median(row["plain_per_second"] for row in rows)
+    return [{**row, "speedup": row["per_second"] / plain_rate} for row in rows]
 
 
 def _numbered(texts: Sequence[str]) -> list[int]:
