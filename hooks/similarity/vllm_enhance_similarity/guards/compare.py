@@ -76,18 +76,17 @@ def _opposite_by_prefix(word: str, other: str) -> bool:
     return longer[: len(longer) - len(shorter)] in lexicon.PREFIXES_OF_OPPOSITES
 
 
-def _chinese_antonyms(one: TextFacts, other: TextFacts, aligned: Alignment) -> bool:
+def _chinese_antonyms(asked: TextFacts, stored: TextFacts, aligned: Alignment) -> bool:
     """Words are looked for in the whole texts, single characters only where the texts differ."""
-    mine, theirs = "".join(one.tokens), "".join(other.tokens)
+    mine, theirs = "".join(asked.tokens), "".join(stored.tokens)
     for word, opposites in lexicon.ANTONYMS.items():
         if word.isascii():
             continue
         if len(word) == 1:
             if word in aligned.text_only_one and any(opposite in aligned.text_only_other for opposite in opposites):
                 return True
-        elif word in mine and word not in theirs:
-            if any(opposite in theirs and opposite not in mine for opposite in opposites):
-                return True
+        elif word in mine and word not in theirs and any(one in theirs and one not in mine for one in opposites):
+            return True
     return False
 
 

@@ -47,7 +47,8 @@ class BoundedParameters(msgspec.Struct, frozen=True):
 
     Attributes:
         max_error: tolerated wrong reuses per request.
-        audit_share: mean share of would-be hits that is generated all the same. Doubtful ones are audited more often.
+        audit_share: mean share of would-be hits that is generated all the same at a bound of 1%; less above, by the
+            square root. Doubtful ones are audited more often.
         cold_similarity: what a reuse needs before the first fit, besides no hint from any guard.
         min_labels: verdicts before the first fit.
         ramp: verdicts after which half of the bound may be spent; the bound is approached as labels / (labels + ramp).
@@ -69,7 +70,7 @@ class BoundedParameters(msgspec.Struct, frozen=True):
     label_window: int = 8000
     request_window: int = 8000
     ledger_window: int = 20_000
-    catch_up: float = 1.5
+    catch_up: float = 1.3
     refit_every: int = 250
     ridge: float = 5.0
     audit_prior: float = 20.0
@@ -289,7 +290,8 @@ class BoundedPolicy:
         of the outcome estimate the number of wrongs best (Neyman 1934)."""
         doubt = math.sqrt(error + 0.001)
         self._typical_doubt += (doubt - self._typical_doubt) * 0.01
-        mean = self.parameters.audit_share
+        # Audits find wrongs in proportion to the bound, so a looser one needs fewer for the same relative precision.
+        mean = self.parameters.audit_share * min(1.0, math.sqrt(0.01 / self.parameters.max_error))
         return min(0.2, max(mean / 4.0, mean * doubt / self._typical_doubt))
 
     def _level_for(self, model: LogisticModel, labels: int) -> float:
