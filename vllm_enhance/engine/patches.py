@@ -102,7 +102,7 @@ class Patch:
         """Put the original back."""
         owner, name, original = STATE.applied.pop(self.target, (None, "", None))
         if owner is not None:
-            setattr(owner, name, original)
+            setattr(owner, name, staticmethod(_plain_new) if original is object.__new__ else original)
 
     def _owner(self) -> tuple[Any, str]:
         module, _, path = self.target.partition(":")
@@ -111,6 +111,11 @@ class Patch:
         for parent in parents:
             owner = getattr(owner, parent)
         return owner, name
+
+
+def _plain_new(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """``object.__new__`` for a class that once had its own: CPython refuses arguments from then on (bpo-25731)."""
+    return object.__new__(cls)
 
 
 # --------------------------------------------------------------------------- the replacements
