@@ -18,6 +18,7 @@ import load
 import pytest
 import render
 import serving
+import shapes
 import soak
 import traces
 from bench_support import ROOT, run_script
@@ -300,3 +301,20 @@ def test_inprocess_script_saves_and_compares() -> None:
     finally:
         for file in (ROOT / ".benchmarks").glob(f"*/*_{name}.json"):
             file.unlink()
+
+
+def test_shape_can_say_every_token(tmp_path: Path) -> None:
+    """A made-up model of real size is configured as published, and its tokenizer has a word for each id."""
+    transformers = pytest.importorskip("transformers")
+    directory = shapes.make_shape("1b", tmp_path / "model")
+    config = transformers.AutoConfig.from_pretrained(directory)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    assert (config.hidden_size, config.num_hidden_layers, config.vocab_size) == (2048, 16, 128256)
+    assert len(tokenizer) == config.vocab_size
+    ids = tokenizer.encode("Ask me: é?", add_special_tokens=False)
+    assert tokenizer.decode(ids) == "Ask me: é?"
+    assert tokenizer.decode([1000, 128_000]) == "w1000w128000"
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], add_generation_prompt=True, tokenize=False
+    )
+    assert rendered == "<|bos|><|user|>hi<|end|><|assistant|>"
