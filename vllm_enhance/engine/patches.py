@@ -150,12 +150,38 @@ def _add_group(parser: Any) -> None:
             setting.flag,
             dest=setting.dest,
             default=None,
+            nargs="?" if setting.kind == "switch" else None,
+            const="on" if setting.kind == "switch" else None,
             type=Secret if setting.secret else str,
             metavar="{" + ",".join(setting.choices) + "}" if setting.choices else setting.kind.upper(),
             help=f"{setting.help} Default: {setting.default or 'unset'}. Environment: {setting.variable}.".replace(
                 "%", "%%"
             ),
         )
+
+
+def _hear_off(original: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    @functools.wraps(original)
+    def load_config_file(self: Any, file_path: str) -> list[str]:
+        arguments = original(self, file_path)
+        try:
+            arguments += _switched_off(file_path)
+        except Exception as error:
+            logger.error("the switches in %s could not be read: %s", file_path, error)
+        return arguments
+
+    return load_config_file
+
+
+def _switched_off(file_path: str) -> list[str]:
+    """Flags for our switches that are ``off`` without quotes in a YAML file, which YAML reads as a boolean."""
+    import yaml
+
+    with open(file_path, encoding="utf-8") as file:
+        entries = yaml.safe_load(file) or {}
+    flags = {setting.flag for setting in _table() if setting.kind == "switch"}
+    off = [f"--{str(key).replace('_', '-')}" for key, value in entries.items() if value is False]
+    return [argument for flag in off if flag in flags for argument in (flag, "off")]
 
 
 def _read_flags(original: classmethod[Any, Any, Any]) -> classmethod[Any, Any, Any]:
@@ -227,6 +253,14 @@ PATCHES: tuple[Patch, ...] = (
         why="`vllm serve` must know the --enhance flags.",
         how="Calls the original, then adds a group `Enhance` to parsers that have a group `Frontend`.",
         goes_away="vLLM lets general plugins declare command-line arguments.",
+        always=True,
+    ),
+    Patch(
+        "vllm.utils.argparse_utils:FlexibleArgumentParser.load_config_file",
+        _hear_off,
+        why="A switch that is `off` in the YAML file of `--config` must be heard: vLLM drops what YAML reads as false.",
+        how="Calls the original, then adds `--enhance-x off` for switches of ours that are false in the file.",
+        goes_away="vLLM passes false values of options that take a value.",
         always=True,
     ),
     Patch(
@@ -399,7 +433,7 @@ def _check(settings: Settings) -> None:
     if _plugins_chosen() != tuple(settings["hooks"]):
         STATE.plugins = load_plugins(settings["hooks"])
     chunk = settings["replay-chunk"]
-    if chunk != "auto" and not (chunk.isdigit() and 1 <= int(chunk) <= 4096):
+    if chunk != "auto" and not (chunk.isascii() and chunk.isdigit() and 1 <= int(chunk) <= 4096):
         raise SettingError("replay-chunk", "--enhance-replay-chunk", f"{chunk!r} is neither auto nor 1 to 4096")
 
 
