@@ -119,16 +119,27 @@ def _override(event: Event, original: Callable[..., Any]) -> Callable[..., Any]:
             runtime.forget(event.cause)
         if event.enters:
             runtime.epoch.enter(event.enters)
-        entered, result = False, None
+        entered, half_awake, result = False, False, None
         try:
             result = await original(self, *args, **kwargs)
             entered = True
+            if result is None and event.leaves & ASLEEP:
+                half_awake = await _still_asleep(self, runtime)
             return result
         finally:
             if forgets:
                 runtime.forget(event.cause, count=False)
             if event.adapters:
                 runtime.forget_adapters()
-            runtime.epoch.leave(event.left(entered, result))
+            runtime.epoch.leave(event.left(entered, False if half_awake else result))
 
     return method
+
+
+async def _still_asleep(client: Any, runtime: Any) -> bool:
+    """Before 0.32 ``wake_up`` does not say whether all of the engine is awake."""
+    try:
+        return bool(await client.is_sleeping())
+    except Exception as error:
+        runtime.fault("state", error)
+        return False
