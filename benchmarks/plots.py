@@ -77,9 +77,10 @@ def soak(result: Mapping[str, Any], file: Path) -> None:
     figure, (upper, lower) = _figure(rows=2)
     curve = result["curve"]
     times = [point["at"] for point in curve]
-    upper.plot(times, [point["server_mib"] for point in curve], color=COLOURS["enhanced"])
+    memory = [float("nan") if point["server_mib"] is None else point["server_mib"] for point in curve]
+    upper.plot(times, memory, color=COLOURS["enhanced"])
     upper.set_ylabel("API server, MiB resident")
-    upper.set_ylim(bottom=0)
+    upper.set_ylim(0, 1.2 * max((each for each in memory if each == each), default=1.0))
     lower.plot(times, [point["answers_per_second"] for point in curve], color=COLOURS["enhanced"])
     lower.set_ylabel("answers per second")
     lower.set_xlabel("seconds")

@@ -33,7 +33,7 @@ from contenders import model_directory
 from load import Answer, Target, chat, closed_loop, connect, text_of
 
 from vllm_enhance.testing.redis import RedisServer
-from vllm_enhance.testing.server import ServerProcess
+from vllm_enhance.testing.server import ServerError, ServerProcess
 
 CALLERS = 8
 HANG_UP_SHARE = 0.05
@@ -299,12 +299,12 @@ async def break_things(found: Sequence[Fault], books: Books, started: float, end
 async def soak(target: Target, pid: Callable[[], int | None], said: Reference, pool: int, seconds: float,
                make_faults: Callable[[], list[Fault]], fault_seconds: float) -> dict[str, Any]:  # fmt: skip
     """Traffic, faults and watching, then the sums."""
-    started = time.monotonic()
-    books = Books(said)
-    traffic, watch = Traffic(target, pool, books, started), Watch(target, pid, books, started)
     warm = [Question(number, LENGTHS[0], False).request() for number in range(min(pool, 32))]
     await closed_loop(target, warm, concurrency=CALLERS)
     await asyncio.sleep(SETTLE)
+    started = time.monotonic()
+    books = Books(said)
+    traffic, watch = Traffic(target, pool, books, started), Watch(target, pid, books, started)
     before, before_stats = watch.look(), watch.stats()
     watching = asyncio.create_task(watch.run())
     asking = asyncio.create_task(traffic.run())
@@ -313,8 +313,8 @@ async def soak(target: Target, pid: Callable[[], int | None], said: Reference, p
     await asyncio.sleep(max(0.0, started + seconds - time.monotonic()))
     traffic.stopping = True
     await asking
-    await asyncio.sleep(SETTLE)
     watching.cancel()
+    await asyncio.sleep(SETTLE)
     after, after_stats = watch.look(), watch.stats()
     alive_since = max([entry["to"] for entry in log if entry["name"] == "server killed"], default=0.0)
     return {
@@ -374,7 +374,7 @@ def main() -> None:
     parser.add_argument("--plot", type=plot_file, metavar="FILE", help="also draw it, as PNG or SVG (needs matplotlib)")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.minutes, arguments.fault_seconds, arguments.pool = 0.1, 1.0, 10
+        arguments.minutes, arguments.fault_seconds, arguments.pool = 0.15, 0.7, 40
     before = machine()
     result = _given(arguments) if arguments.enhanced else _own(arguments)
     result["verdict"] = verdict(result)
@@ -421,7 +421,10 @@ def _own(arguments: argparse.Namespace) -> dict[str, Any]:
             return faults(redis, control, server, not (arguments.no_kill or arguments.quick))
 
         def pid() -> int | None:
-            return server.pid if server.running else None
+            try:
+                return server.pid if server.running else None
+            except ServerError:  # stopped between the two
+                return None
 
         say(f"soaking for {arguments.minutes:g} minutes")
         return asyncio.run(
