@@ -203,6 +203,15 @@ CORE_SETTINGS: tuple[Setting, ...] = (
         help="Let identical requests in flight share one generation.",
     ),
     Setting(
+        name="coalesce-scope",
+        kind="text",
+        default="process",
+        choices=("process", "shared"),
+        section="Joined generations",
+        help="process: requests of one API server process share a generation. shared: those of all processes and hosts "
+        "on the same store (SQLite or Redis) do; who comes second waits for the finished answer.",
+    ),
+    Setting(
         name="cache-sampled",
         kind="switch",
         default="on",

@@ -39,6 +39,7 @@ __all__ = [
     "Rewrite",
     "SearchFunction",
     "Source",
+    "Waiting",
 ]
 
 T = TypeVar("T")
@@ -175,6 +176,7 @@ class RequestContext:
         streaming: whether the caller reads token by token.
         scope: the HTTP request this belongs to, or ``None`` outside HTTP.
         epoch: the invalidation epoch of the key (8 bytes).
+        on_end: called once when the engine's work for this request is over, however it ended; see :meth:`end`.
     """
 
     request_id: str
@@ -190,6 +192,7 @@ class RequestContext:
     epoch: bytes = b""
     annotations: Annotations = field(default_factory=Annotations)
     notes: list[tuple[str, str]] = field(default_factory=list)
+    on_end: list[Callable[[], None]] = field(default_factory=list)
     read_text: Callable[[], str] | None = None
     read_question: Callable[[], Question | None] | None = None
 
@@ -204,6 +207,12 @@ class RequestContext:
     def question(self) -> Question | None:
         """What similarity may vary, or ``None`` when nothing may (images, tool results, no user text)."""
         return self.read_question() if self.read_question is not None else None
+
+    def end(self) -> None:
+        """Tell those in ``on_end``, once."""
+        callbacks, self.on_end = self.on_end, []
+        for callback in callbacks:
+            callback()
 
     def note(self, who: str, what: str) -> None:
         """Leave a line for ``explain``. Never prompt text."""
@@ -280,14 +289,25 @@ class Lookup:
     only when it is needed, so a joined request costs no lookup.
 
     Attributes:
-        run: starts the lookup; its result is a :class:`Respond` or ``None``.
+        run: starts the lookup; its result is a :class:`Respond`, a :class:`Waiting`, or ``None``.
         name: for metrics and ``explain``.
         blocking: ask for the engine to wait (within the deadline) whatever the setting says.
     """
 
-    run: Callable[[], Awaitable[Respond | None]]
+    run: Callable[[], Awaitable[Respond | Waiting | None]]
     name: str
     blocking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A blocking lookup found that another process is generating this very answer: wait for it.
+
+    Attributes:
+        run: waits as long as that other lives; its result is the answer, or ``None`` when this process must generate.
+    """
+
+    run: Callable[[], Awaitable[Respond | None]]
 
 
 PreRequestDecision = Continue | Rewrite | Respond | Reject | Lookup | None

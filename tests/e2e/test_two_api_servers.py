@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def server(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     arguments = [
         *("--enhance", "--api-server-count", "2", "--api-key", "first", "second"),
         *("--enhance-hooks", hooks, "--enhance-hook-deadline", "50ms"),
-        *("--enhance-quota-requests-per-minute", "40"),
+        *("--enhance-quota-requests-per-minute", "60", "--enhance-coalesce-scope", "shared"),
     ]
     path = os.pathsep.join([str(folder / "site"), str(HERE), os.environ.get("PYTHONPATH", "")])
     env = {"PYTHONPATH": path, "ENHANCE_STORE": f"sqlite:///{folder / 'store.db'}"}
@@ -88,12 +89,30 @@ def test_what_one_process_generated_the_other_serves(server: ServerProcess) -> N
     assert kinds == {"hit": 8}
 
 
+def generations(server: ServerProcess) -> float:
+    """Generations of all processes together."""
+    page = httpx.get(f"{server.base_url}/metrics").text
+    found = re.findall(r'^vllm_enhance_requests_total{reason="",source="engine"} (\S+)$', page, re.MULTILINE)
+    return sum(float(value) for value in found)
+
+
+def test_both_processes_together_generate_once(server: ServerProcess) -> None:
+    before = generations(server)
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda _: ask(server, "only one of us", max_tokens=300), range(24)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["choices"][0]["text"] for answer in answers}) == 1
+    assert generations(server) - before == 1
+
+
 def test_a_rewrite_makes_a_new_key(server: ServerProcess) -> None:
     ask(server, "mail to EMAIL now")
     time.sleep(0.3)
     redacted = ask(server, "mail to alice@example.org now")
     assert "hit" in redacted.headers["cache-status"]
-    assert redacted.json()["usage"]["prompt_tokens"] == ask(server, "mail to EMAIL now").json()["usage"]["prompt_tokens"]
+    assert (
+        redacted.json()["usage"]["prompt_tokens"] == ask(server, "mail to EMAIL now").json()["usage"]["prompt_tokens"]
+    )
 
 
 def test_without_a_key_nothing_is_told_or_done(server: ServerProcess) -> None:
@@ -123,9 +142,9 @@ def test_a_flush_through_one_process_reaches_both(server: ServerProcess) -> None
 
 def test_the_quota_hook_refuses_with_429(server: ServerProcess) -> None:
     other = {"Authorization": "Bearer second"}
-    answers = [ask(server, "quota", other) for _ in range(100)]
+    answers = [ask(server, "quota", other) for _ in range(150)]
     refused = [answer for answer in answers if answer.status_code == 429]
-    assert 10 <= len(refused) < 100
+    assert 10 <= len(refused) < 150
     assert "quota" in refused[0].json()["error"]["message"].lower()
     streamed = ask(server, "quota", other, stream=True)
     assert streamed.status_code in (200, 429)

@@ -33,7 +33,9 @@ def record_of(runtime: Runtime, call: Call, answer: Respond) -> GenerationRecord
     if answer.text is None or runtime.tokenizer is None:
         raise ValueError("Respond needs a record, or a text and a tokenizer")
     ids = runtime.tokenizer.encode(answer.text, add_special_tokens=False)
-    choice = ChoiceRecord(pack_token_ids(ids), answer.text, "stop")
+    end = runtime.tokenizer.eos_token_id
+    # The text of the token that stops an answer is not shown, so a text needs one after it.
+    choice = ChoiceRecord(pack_token_ids(ids if end is None else [*ids, end]), answer.text, "stop")
     return GenerationRecord(
         RECORD_VERSION, (choice,) * call.params.n, len(call.context.prompt_token_ids), runtime.clock()
     )

@@ -35,7 +35,7 @@ from vllm_enhance.engine.tape import Tape
 from vllm_enhance.errors import DirectiveError, RequestRejected
 from vllm_enhance.records import GenerationRecord
 from vllm_enhance.scope import Decision, current_scope
-from vllm_enhance.types import Lookup, Outcome, Reject, Respond, Source
+from vllm_enhance.types import Lookup, Outcome, Reject, Respond, Source, Waiting
 
 __all__ = ["EnhancedAsyncLLM"]
 
@@ -100,9 +100,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         call.marks["arrived"] = arrived
         return await self._serve(runtime, call)
 
-    async def _rendered(
-        self, prompt: Any, tokenization_kwargs: Mapping[str, Any] | None
-    ) -> Mapping[str, Any] | None:
+    async def _rendered(self, prompt: Any, tokenization_kwargs: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Render a raw prompt as vLLM would, off the event loop (``v1/engine/input_processor.py``).
 
         ``None`` when it cannot be rendered: vLLM refuses it in its own words, and that is no fault of ours.
@@ -171,7 +169,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         self, runtime: Runtime, call: Call, lookups: list[Lookup]
     ) -> EnhancedRequestOutputCollector:
         """RFC 9111, section 5.2.1.7: a stored answer, or 504."""
-        answer = await first_answer(lookups, runtime.metrics, runtime.settings["lookup-deadline"]) if lookups else None
+        answer = await self._waited_for(runtime, lookups) if lookups else None
         collector = None if answer is None else self._replay(runtime, call, answer)
         if collector is not None:
             return collector
@@ -247,7 +245,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         taken = False
         try:
             if lookups and self._waits_for_lookups(runtime, lookups):
-                answer = await first_answer(lookups, runtime.metrics, runtime.settings["lookup-deadline"])
+                answer = await self._waited_for(runtime, lookups)
                 collector = None if answer is None else self._replay(runtime, call, answer)
                 if collector is not None:
                     generation.found = answer
@@ -259,10 +257,22 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
             if not taken:  # answered, refused or cancelled: whoever waits to join must try for themselves
                 runtime.table.close(generation)
                 self._abort_soon(runtime, generation.engine_id)
+                runtime.safely(call.context.end, None)
             generation.settle(taken)
         if taken and lookups:
             self._race(runtime, call, generation, lookups)
         return collector
+
+    async def _waited_for(self, runtime: Runtime, lookups: list[Lookup]) -> Respond | None:
+        """What lookups find before the engine starts, another process' generation included."""
+        answer = await first_answer(lookups, runtime.metrics, runtime.settings["lookup-deadline"])
+        if not isinstance(answer, Waiting):
+            return answer
+        try:
+            return await answer.run()
+        except Exception as error:
+            runtime.fault("wait", error)
+            return None
 
     def _waits_for_lookups(self, runtime: Runtime, lookups: list[Lookup]) -> bool:
         """Whether a lookup goes first: when asked for, and when the request would queue in the engine anyway."""
@@ -306,9 +316,9 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
 
         async def race() -> None:
             answer = await first_answer(lookups, runtime.metrics)
-            record = None if answer is None else answer.record
+            record = answer.record if isinstance(answer, Respond) else None
             try:
-                if answer is not None and record is not None and generation.resolve(answer, record):
+                if isinstance(answer, Respond) and record is not None and generation.resolve(answer, record):
                     await self._overtake(runtime, call, generation, answer)
                     return
             except Exception as error:  # a damaged record: the engine is at work already
@@ -337,6 +347,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         runtime.decide(call, leader, hit(answer))
         if leader is not None:
             self._watch_replay(runtime, call, leader, answer.record, answer.source, answer.similarity)
+        runtime.safely(call.context.end, None)
         if generation.engine_id is not None:
             await super().abort([generation.engine_id], internal=True)
 
@@ -362,6 +373,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         finally:
             runtime.table.close(generation)
             runtime.gauge_readers()
+            call.context.end()
 
     def _left(self, runtime: Runtime, collector: EnhancedRequestOutputCollector) -> None:
         """A caller has read to the end (``generate`` closes its collector whatever happened)."""

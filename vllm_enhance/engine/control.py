@@ -151,10 +151,10 @@ class Control:
             if isinstance(count, int):
                 counts[name] = count
         if not scope.dry_run:
-            if scope.kind == "all":
-                runtime.forget("operator")
-            else:
-                self.metrics.count("vllm_enhance_invalidations", 1, "operator")
+            # Not a new epoch: that is this host's own, and hosts on one store would share no keys any more.
+            runtime.table.close_all()
+            self.metrics.count("vllm_enhance_invalidations", 1, "operator")
+            logger.info("forgotten by the operator: scope %s, %d answers", scope.kind, sum(counts.values()))
         return {"scope": scope.kind, "dry_run": scope.dry_run, "removed": sum(counts.values()), "by_hook": counts}
 
     async def feedback(self, request_id: str, verdict: str) -> dict[str, Any]:

@@ -159,6 +159,10 @@ class InflightTable:
         if key is not None and self._by_key.get(key) is generation:
             del self._by_key[key]
 
+    def close_all(self) -> None:
+        """Nobody joins what runs now."""
+        self._by_key.clear()
+
     def enter(self, reader: EnhancedRequestOutputCollector, external_id: str) -> None:
         """Remember a reader under its internal and external id."""
         reader.external_id = external_id

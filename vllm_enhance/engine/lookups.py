@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from vllm_enhance.metrics import Metrics
-from vllm_enhance.types import Lookup, Respond
+from vllm_enhance.types import Lookup, Respond, Waiting
 
 __all__ = ["first_answer"]
 
 
-async def first_answer(lookups: Sequence[Lookup], metrics: Metrics, deadline: float | None = None) -> Respond | None:
+async def first_answer(
+    lookups: Sequence[Lookup], metrics: Metrics, deadline: float | None = None
+) -> Respond | Waiting | None:
     """Run lookups side by side; the first that answers wins and the others are cancelled.
 
     Never raises what a lookup raised: that is a lookup without an answer, and is counted.
@@ -36,10 +38,13 @@ async def first_answer(lookups: Sequence[Lookup], metrics: Metrics, deadline: fl
     return None
 
 
-async def _timed(lookup: Lookup, metrics: Metrics) -> Respond | None:
+async def _timed(lookup: Lookup, metrics: Metrics) -> Respond | Waiting | None:
     started, result = time.perf_counter(), "cancelled"
     try:
         answer: Any = await lookup.run()
+        if isinstance(answer, Waiting):
+            result = "waiting"
+            return answer
         if answer is not None and not isinstance(answer, Respond):
             result = "nonsense"
             return None

@@ -32,7 +32,7 @@ from vllm_enhance.engine.runtime import Runtime
 from vllm_enhance.engine.tape import Tape
 from vllm_enhance.errors import DirectiveError
 from vllm_enhance.scope import Decision
-from vllm_enhance.types import Lookup, Outcome, Reject, Respond, Source
+from vllm_enhance.types import Lookup, Outcome, Reject, Respond, Source, Waiting
 
 __all__ = ["EnhancedLLMEngine"]
 
@@ -305,7 +305,8 @@ async def _verdict(runtime: Runtime, call: Call) -> Respond | Reject | None:
     lookups: list[Lookup] = verdict.lookups
     if not lookups:
         return None
-    return await first_answer(lookups, runtime.metrics, runtime.settings["lookup-deadline"])
+    answer = await first_answer(lookups, runtime.metrics, runtime.settings["lookup-deadline"])
+    return await answer.run() if isinstance(answer, Waiting) else answer
 
 
 # --------------------------------------------------------------------------- invalidation

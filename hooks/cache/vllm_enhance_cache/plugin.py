@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from vllm_enhance.errors import ConfigurationError
+from vllm_enhance.errors import ConfigurationError, StoreError
 from vllm_enhance.hookspecs import hookimpl
 from vllm_enhance.stores import Horizon, Store
 from vllm_enhance.types import (
@@ -23,8 +23,10 @@ from vllm_enhance.types import (
     RequestContext,
     Respond,
     Source,
+    Waiting,
 )
 from vllm_enhance_cache.entries import Entry
+from vllm_enhance_cache.leases import Lease, wait_for_value
 from vllm_enhance_cache.lru import LRUCache
 from vllm_enhance_cache.meters import METRICS, MemoryMeter, StoreMeter
 from vllm_enhance_cache.options import SETTINGS, CacheOptions
@@ -46,6 +48,8 @@ ADMITTED: AnnotationKey[int] = AnnotationKey("cache_generation")
 
 PURGE_CHUNK = 1000
 TICK_SECONDS = 1.0
+WAIT_SECONDS = 120.0
+"""How long a request waits for another process' generation at most."""
 
 
 class CacheHook:
@@ -76,6 +80,7 @@ class CacheHook:
         self._horizon = Horizon()
         self._ticker: asyncio.Task[None] | None = None
         self._purging: set[asyncio.Task[None]] = set()
+        self._elects = False
         self._use(options or CacheOptions(), None)
 
     # ------------------------------------------------------------------ traffic
@@ -94,7 +99,48 @@ class CacheHook:
         request.annotations.set(ADMITTED, self._horizon.generation)
         if self._shared is None or request.directives.no_cache or not self._shared.available:
             return None
+        if self._elects and not request.directives.only_if_cached:
+            return Lookup(partial(self._look_or_lead, self._shared, request, key), "store", blocking=True)
         return Lookup(partial(self._look, self._shared, request, key), "store")
+
+    async def _look_or_lead(self, shared: SharedTier, request: RequestContext, key: bytes) -> Respond | Waiting | None:
+        """Find the answer, or become the one process that generates it, or wait for the one that does."""
+        found = await self._look(shared, request, key)
+        if found is not None or await self._leads(shared, request, key):
+            return found
+        return Waiting(partial(self._wait, shared, request, key))
+
+    async def _leads(self, shared: SharedTier, request: RequestContext, key: bytes) -> bool:
+        """Whether this process generates ``key``; so it does, too, when the store cannot say."""
+        try:
+            lease = await Lease.acquire(shared.store, key)
+        except (StoreError, OSError):
+            return True
+        if lease is None:
+            return False
+        request.on_end.append(lambda: self._release_soon(shared, lease))
+        return True
+
+    async def _wait(self, shared: SharedTier, request: RequestContext, key: bytes) -> Respond | None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                value = await wait_for_value(shared.store, key, left)
+            except (StoreError, OSError):
+                return None
+            found = None if value is None else await self._look(shared, request, key)
+            if found is not None or await self._leads(shared, request, key):
+                return found
+        return None
+
+    def _release_soon(self, shared: SharedTier, lease: Lease) -> None:
+        async def release() -> None:
+            await shared.written(lease.key)  # a lease that ends before the answer is there makes others generate
+            await lease.release()
+
+        task = asyncio.get_running_loop().create_task(release(), name="enhance-lease-release")
+        self._purging.add(task)
+        task.add_done_callback(self._purging.discard)
 
     async def _look(self, shared: SharedTier, request: RequestContext, key: bytes) -> Respond | None:
         found = await shared.fetch(key, request.tenant)
@@ -140,6 +186,10 @@ class CacheHook:
         self._use(self._given or CacheOptions.from_settings(context.settings), context.metrics)
         if self._options.enabled:
             await self._open_store(context)
+        wanted = context.settings.get("coalesce", True) and context.settings.get("coalesce-scope") == "shared"
+        self._elects = wanted and self._shared is not None
+        if wanted and self._shared is None:
+            logger.warning("--enhance-coalesce-scope shared needs a store that processes share; they do not")
         self._ticker = asyncio.create_task(self._tick(), name="enhance-cache")
 
     @hookimpl

@@ -109,6 +109,10 @@ class SharedTier:
         if self._holds_entries:
             self._writer.add(entry)
 
+    async def written(self, key: bytes) -> None:
+        """Wait until no write of ``key`` is under way."""
+        await self._writer.written(key)
+
     async def _fetch(self, key: bytes, tenant: bytes) -> Entry | None:
         data = await self.store.get(key)
         if data is None:

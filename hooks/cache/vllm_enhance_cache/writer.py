@@ -15,6 +15,7 @@ MAX_WAITING = 2048
 MAX_WAITING_BYTES = 64 * 2**20
 WORKERS = 2
 DRAIN_SECONDS = 2.0
+LOOK_SECONDS = 0.005
 
 
 class Writer:
@@ -32,6 +33,7 @@ class Writer:
         self._nbytes = 0
         self._workers: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._writing: set[bytes] = set()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -49,6 +51,13 @@ class Writer:
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
 
+    async def written(self, key: bytes) -> None:
+        """Wait until no write of ``key`` waits or runs, for :data:`DRAIN_SECONDS` at most."""
+        for _ in range(int(DRAIN_SECONDS / LOOK_SECONDS)):
+            if key not in self._writing and all(entry.key != key for entry in self._waiting):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
     async def close(self) -> None:
         """Write what waits, for :data:`DRAIN_SECONDS` at most."""
         self._closed = True
@@ -65,7 +74,10 @@ class Writer:
         while self._waiting:
             entry = self._waiting.popleft()
             self._nbytes -= entry.nbytes
+            self._writing.add(entry.key)
             try:
                 await self._write(entry)
             except Exception:
                 self._meter.dropped("error")
+            finally:
+                self._writing.discard(entry.key)
