@@ -107,12 +107,13 @@ async def test_states_go_past_the_cache_and_end(make_llm: Make, enter: Any, leav
     assert await source(llm) == "memory"
 
 
-@pytest.mark.parametrize("name", ["pause_scheduler_async", "sleep_async"])
-async def test_a_call_that_failed_leaves_no_state(make_llm: Make, name: str) -> None:
-    llm = make_llm(core_of(**{name: RuntimeError("no such mode")}), [MemoryHook()])
+@pytest.mark.parametrize("call", [lambda llm: llm.pause_generation(mode="keep"), lambda llm: llm.sleep(1)])
+async def test_a_call_that_failed_leaves_no_state(make_llm: Make, call: Callable[[Any], Any]) -> None:
+    names = ("pause_scheduler_async", "pause_generation_async", "sleep_async")
+    llm = make_llm(core_of(**dict.fromkeys(names, RuntimeError("no such mode"))), [MemoryHook()])
     assert llm.enhance is not None
     with pytest.raises(RuntimeError, match="no such mode"):
-        await (llm.pause_generation(mode="keep") if "pause" in name else llm.sleep(1))
+        await call(llm)
     assert llm.enhance.epoch.state == 0
 
 
@@ -161,15 +162,17 @@ def test_each_row_names_a_method_of_this_vllm_or_is_known_to_be_missing() -> Non
 
 
 def test_an_unwatched_method_that_changes_weights_would_show() -> None:
-    """Every public coroutine of this vLLM's client is either in the table or known to be harmless."""
+    """Every public coroutine of this vLLM's client is in the table or known to be harmless."""
     import inspect
 
     from vllm.v1.engine.async_llm import AsyncLLM
 
     harmless = {
-        "abort", "add_request", "get_status", "check_health", "compute_weight_checksums", "do_log_stats", "get_model_config",
+        "abort", "add_request", "get_status", "check_health", "compute_weight_checksums", "do_log_stats",
+        "get_model_config", "get_external_elastic_ep_status",
         "get_supported_tasks", "get_tokenizer", "get_vllm_config", "get_weight_version", "is_paused", "is_sleeping",
-        "is_tracing_enabled", "list_loras", "notify_kv_transfer_request_rejected", "pin_lora",
+        "is_tracing_enabled", "list_loras", "pin_lora",
+        "notify_kv_transfer_request_rejected",
         "release_kv_cache_memory",
         "reset_encoder_cache", "reset_mm_cache", "shutdown_weight_transfer_engine", "start_profile", "stop_profile",
         "wait_for_requests_to_drain", "get_decoding_config", "checkpoint_prepare", "get_draft_weight_version",
