@@ -221,6 +221,7 @@ class EnhancedLLMEngine(LLMEngine):
             self._book(runtime, lead)
         except Exception as error:
             runtime.fault("books", error)
+        self._on_loop(lead.call.context.end)
 
     def _again(self, call: Call, engine_id: str) -> None:
         """Generate for a request that waited in vain."""
@@ -264,6 +265,7 @@ class EnhancedLLMEngine(LLMEngine):
                 lead.silent = bool(lead.waiting)
                 if not lead.silent:
                     self._forget(lead)
+                    self._on_loop(lead.call.context.end)
                 return lead.silent
         return False
 
@@ -306,7 +308,8 @@ async def _verdict(runtime: Runtime, call: Call) -> Respond | Reject | None:
     if not lookups:
         return None
     answer = await first_answer(lookups, runtime.metrics, runtime.settings["lookup-deadline"])
-    return await answer.run() if isinstance(answer, Waiting) else answer
+    # Waiting for another process here would keep this one's own batch from being worked on.
+    return None if isinstance(answer, Waiting) else answer
 
 
 # --------------------------------------------------------------------------- invalidation
