@@ -64,11 +64,14 @@ def flavour() -> str:
     return "cuda" if found else "cpu"
 
 
-def digest(kind: str) -> str:
-    """What the environment is made from, as one hash."""
-    parts = [kind, platform.python_version(), str(ROOT)]
-    for path in (ROOT / "pyproject.toml", Path(__file__), CONSTRAINTS):
-        parts.append(path.read_text(encoding="utf-8"))
+def digest(kind: str, *, engine_only: bool = False) -> str:
+    """What the environment, or the engine in it, is made from, as one hash."""
+    parts = [kind, platform.python_version()]
+    sources = [Path(__file__), CONSTRAINTS]
+    if not engine_only:
+        parts.append(str(ROOT))
+        sources.append(ROOT / "pyproject.toml")
+    parts += [path.read_text(encoding="utf-8") for path in sources]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -182,7 +185,10 @@ def install(venv: Path) -> None:
     installer = Installer(venv, kind)
     installer.make_venv()
     print(f"installing for {kind} into {venv}, once; it takes minutes (log: {installer.log})", flush=True)
-    installer.install_engine()
+    engine, made = venv / "engine.stamp", digest(kind, engine_only=True)
+    if not engine.exists() or engine.read_text(encoding="utf-8") != made:
+        installer.install_engine()
+        engine.write_text(made, encoding="utf-8")
     installer.install_package()
     stamp.write_text(wanted, encoding="utf-8")
     print(f"{venv} is ready", flush=True)
