@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 import typer
 import yaml
 from typer.testing import CliRunner
+from vllm_enhance_similarity.tune.outcome import Advice
+from vllm_enhance_similarity.tune.report import render_yaml
 
 from vllm_enhance.cli import GROUP, build
 from vllm_enhance.plugins import load_plugins
@@ -160,3 +164,27 @@ def test_several_processes_find_what_one_finds(stream: tuple[Path, Path], tmp_pa
     shared = [log, "--embeddings", vectors, "--out", tmp_path / "r.html", "--labels", tmp_path / "n", "--json"]
     one, two = (json.loads(run(*shared, "--workers", workers)) for workers in (1, 2))
     assert one == two
+
+
+LOADER = """
+import sys
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm_enhance.engine.patches import register
+register()
+parser = FlexibleArgumentParser()
+make_arg_parser(parser.add_subparsers(dest="subparser").add_parser("serve"))
+found = vars(parser.parse_args(["serve", "--config", sys.argv[1]]))
+print("READ", found["enhance"], found["enhance_similarity_mode"], found["enhance_similarity_threshold"])
+"""
+
+
+def test_vllms_own_loader_reads_the_settings_as_they_are_meant(tmp_path: Path) -> None:
+    pytest.importorskip("vllm.version")
+    advice = Advice({"enhance-similarity-mode": "on", "enhance-similarity-threshold": "0.97"}, "", None)
+    config = tmp_path / "tuned.yaml"
+    config.write_text("model: some/model\n" + render_yaml(advice))
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, str(config)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert "READ True on 0.97" in done.stdout, done.stderr[-2000:]
