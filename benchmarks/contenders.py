@@ -95,7 +95,12 @@ class LiteLLM:
         assert self._process is not None
         return self._process.pid
 
-    def __enter__(self) -> LiteLLM:
+    def start(self) -> None:
+        """Start and wait until it answers.
+
+        Raises:
+            RuntimeError: it does not; the message ends with its last log lines.
+        """
         config = self._folder / "litellm.yaml"
         config.write_text(json.dumps(self._config))  # JSON is YAML
         command = [str(self._environment / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
@@ -108,16 +113,16 @@ class LiteLLM:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not self._alive():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                self.__exit__()
+                self.stop()
                 tail = (self._folder / "litellm.log").read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"LiteLLM's proxy did not start:\n{tail}")
             time.sleep(0.25)
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """Stop it and what it started."""
         process = self._process
         if process is None:
             return
@@ -184,21 +189,22 @@ def started(
     """
     flags = {"plain": tuple(both), "enhanced": (*both, *enhance)}
     servers = {name: _vllm(name, model, each, folder, defaults) for name, each in flags.items()}
+    upstream = Target("127.0.0.1", servers["plain"].port)
+    proxy = None if litellm is None else LiteLLM(litellm, upstream, folder)
+    starts = [*servers.values(), *([proxy] if proxy is not None else [])]
     with ExitStack() as stack:
         # Every one is stopped, whichever failed to start.
-        for server in servers.values():
-            stack.callback(server.stop)
-        with ThreadPoolExecutor(len(servers) if together else 1) as pool:
-            list(pool.map(ServerProcess.start, servers.values()))
+        for each in starts:
+            stack.callback(each.stop)
+        with ThreadPoolExecutor(len(starts) if together else 1) as pool:
+            list(pool.map(lambda each: each.start(), starts))
         found = []
         for name, server in servers.items():
             target = Target("127.0.0.1", server.port, server.pid)
             found.append(Contender(name, target, {"vllm": server.pid}, target))
-        if litellm is not None:
-            upstream = found[0].target
-            proxy = stack.enter_context(LiteLLM(litellm, upstream, folder))
+        if proxy is not None:
             pids = {"litellm": proxy.pid, "vllm": servers["plain"].pid}
-            found.append(Contender("litellm", Target("127.0.0.1", proxy.port, proxy.pid), pids, upstream))
+            found.append(Contender("litellm", Target("127.0.0.1", proxy.port, proxy.pid), pids, found[0].target))
         say("serving: " + ", ".join(each.name for each in found))
         yield found
 

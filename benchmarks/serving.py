@@ -73,7 +73,7 @@ class Plan:
 
 PLANS = {
     "quick": Plan(1, 0, 0.3, 2, 1, 50, tokens=16),
-    "standard": Plan(3, 2, 1.5, 10, 9, 1000),
+    "standard": Plan(3, 2, 1.25, 8, 9, 1000),
     "full": Plan(7, 7, 4.0, 20, 20, 1000),
 }
 
