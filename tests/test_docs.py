@@ -191,7 +191,7 @@ def test_data_samples_parse(where: str, code: str) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_flags_and_metrics_in_the_text_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    known = {setting.flag for setting in generator.own_plugins().settings_table()} | {"--enhance"}
+    known = {setting.flag for setting in generator.own_plugins().settings_table()} | {"--enhance", "--enhance-x"}
     example = (ROOT / "examples" / "quota_hook" / "quota_hook" / "hook.py").read_text(encoding="utf-8")
     known |= {f"--enhance-{name}" for name in re.findall(r'name="([a-z-]+)"', example)}
     assert set(re.findall(r"--enhance(?:-[a-z0-9]+)*(?![\w.-]*\.\.\.)\b", text)) <= known
