@@ -200,7 +200,7 @@ class SimilarityConfig(Config):
     Attributes:
         enable_vector_search: whether similar questions are looked for; needs an embedding model.
         embedding_model: a sentence-transformers model: directory, or hub name (which may be downloaded).
-        similarity_threshold: least cosine similarity, -1 to 1.
+        similarity_threshold: least cosine similarity, -1 to 1; setting it chooses the threshold policy.
         max_similar_results: how many neighbours ``metadata["similar"]`` lists.
         vector_dimension: of the embedding; ``None`` asks the embedder, another number than its own is refused.
         results_store: where similar results are kept for other processes, a store's URL; ``None`` keeps them nowhere.
@@ -225,6 +225,8 @@ class SimilarityConfig(Config):
 
     def chosen(self) -> dict[str, tuple[str, str]]:
         found = super().chosen()
+        if "similarity-threshold" in found:  # a fixed threshold is meant, not one that is learned
+            found["similarity-policy"] = ("threshold", "SimilarityConfig.similarity_threshold")
         if self.enable_vector_search and self.results_store:
             found["similar-results"] = (Secret(self.results_store), "SimilarityConfig.results_store")
         return found

@@ -1,48 +1,21 @@
-"""One real engine for all tests of the Python API, on an event loop of its own thread."""
+"""One real engine for all tests of a module, on an event loop of its own thread."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import importlib.util
-import os
 import sys
-import threading
 import warnings
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from api_support import LoopOfItsOwn
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-
-
-class LoopOfItsOwn:
-    """An event loop in a thread, so that an engine outlives one test."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="test-loop", daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, T], timeout: float = 120.0) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
-
-    def close(self) -> None:
-        self.run(self.loop.shutdown_default_executor())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
-        self.loop.close()
 
 
 @pytest.fixture(scope="session")
@@ -59,29 +32,11 @@ def usage() -> ModuleType:
     return module
 
 
-@contextlib.contextmanager
-def engine_environment() -> Iterator[LoopOfItsOwn]:
-    """Variables for a small engine, a loop; vLLM is as it was afterwards."""
-    from vllm_enhance.engine import patches
-
-    before = dict(os.environ)
-    os.environ.update(ENVIRONMENT)
-    loop = LoopOfItsOwn()
-    try:
-        yield loop
-    finally:
-        loop.close()
-        os.environ.clear()
-        os.environ.update(before)
-        for patch in patches.PATCHES:
-            if not patch.always:
-                patch.revert()
-        patches.STATE.settings = None
-
-
 @pytest.fixture(scope="module")
 def own(tiny_model: Path) -> Iterator[LoopOfItsOwn]:
     """A loop, and the environment that a small engine needs."""
+    from api_support import engine_environment
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with engine_environment() as loop:
@@ -100,19 +55,3 @@ def handler(own: LoopOfItsOwn, usage: ModuleType, tiny_model: Path) -> Iterator[
 
     yield own.run(make(), 300)
     own.run(get_global_factory().cleanup_all())
-
-
-@contextlib.asynccontextmanager
-async def equipped(llm: Any, **arguments: Any) -> AsyncIterator[Any]:
-    """The engine with other settings and hooks for a while, as its constructor would equip it."""
-    from vllm_enhance.engine.api import assembly_of
-    from vllm_enhance.engine.patches import make_runtime
-
-    before = llm.enhance
-    llm.enhance = make_runtime(llm, {}, assembly_of(arguments))
-    await llm.enhance.start()
-    try:
-        yield llm
-    finally:
-        await llm.enhance.stop()
-        llm.enhance = before

@@ -45,6 +45,7 @@ def test_similarity_is_written_as_settings() -> None:
     settings = assemble(config.chosen(), {}).settings
     assert settings["similarity-mode"] == "on"
     assert settings["similarity-threshold"] == 0.8
+    assert settings["similarity-policy"] == "threshold"
     assert settings["similar-results-limit"] == 3
     assert settings["similar-results"].startswith("sqlite:///dev/shm/")
     assert "similar-results" not in SimilarityConfig(enable_vector_search=False).chosen()
