@@ -31,7 +31,7 @@ from vllm_enhance.engine.invalidation import watched
 from vllm_enhance.engine.lookups import first_answer
 from vllm_enhance.engine.replay import Reader
 from vllm_enhance.engine.runtime import Runtime
-from vllm_enhance.engine.tape import Tape
+from vllm_enhance.engine.tape import Tape, answers
 from vllm_enhance.errors import DirectiveError, RequestRejected
 from vllm_enhance.records import GenerationRecord
 from vllm_enhance.scope import Decision, current_scope
@@ -135,8 +135,14 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         """Play a stored answer; ``None`` when it cannot be played, which is a counted fault and a miss."""
         try:
             record = record_of(runtime, call, answer)
+            if not answers(record, call.params):
+                raise ValueError("the answer lacks choices or logprobs that the request asks for")
             tape = Tape(call.params.n)
             tape.load(record)
+        except Exception as error:
+            runtime.fault("answer", error, ours=False)
+            return None
+        try:
             collector = self._collector(runtime, call, call.reader(tape))
         except Exception as error:
             runtime.fault("replay", error)
@@ -322,7 +328,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
                     await self._overtake(runtime, call, generation, answer)
                     return
             except Exception as error:  # a damaged record: the engine is at work already
-                runtime.fault("lookup", error)
+                runtime.fault("lookup", error, ours=False)
             if decide is not None:
                 decide(generation)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
-from vllm_enhance.engine.tape import Tape
+from vllm_enhance.engine.tape import Tape, answers
 from vllm_enhance.records import GenerationRecord
 from vllm_enhance.types import RequestContext, Respond
 
@@ -94,7 +94,7 @@ class Generation:
 
     def resolve(self, answer: Respond, record: GenerationRecord) -> bool:
         """A lookup answered: play its record to everybody. ``False`` when the engine was faster."""
-        fits = len(record.choices) == len(self.tape.choices)
+        fits = answers(record, self.context.params)
         if not fits or self.tape.started or self.failure is not None or not self.readers:
             return False
         self.tape.load(record)

@@ -225,8 +225,12 @@ class Runtime:
 
     # ------------------------------------------------------------------ faults
 
-    def fault(self, where: str, error: BaseException) -> None:
-        """Count a fault of ours; too many in a short time and the plugin stands aside until the next start."""
+    def fault(self, where: str, error: BaseException, *, ours: bool = True) -> None:
+        """Count a fault; too many of ours in a short time and the plugin stands aside until the next start.
+
+        Args:
+            ours: not so for an answer of a hook or store that cannot be played: that is a miss.
+        """
         try:
             self.metrics.count("vllm_enhance_faults", 1, where)
         except Exception:
@@ -236,6 +240,8 @@ class Runtime:
             logger.error(
                 "fault in %s, served by plain vLLM (%s more since the last such line)", where, held, exc_info=error
             )
+        if not ours:
+            return
         now = self.monotonic()
         self._faults = [*[at for at in self._faults if now - at < FUSE_WINDOW][-FUSE_FAULTS:], now]
         if len(self._faults) > FUSE_FAULTS:

@@ -23,7 +23,7 @@ from vllm_enhance.records import (
     unpack_token_ids,
 )
 
-__all__ = ["Tape", "TapeChoice"]
+__all__ = ["Tape", "TapeChoice", "answers"]
 
 Position = dict[int, Logprob] | None
 
@@ -174,6 +174,14 @@ class Tape:
             prompt_logprobs=_to_columns(self.prompt_logprobs),
             model=model,
         )
+
+
+def answers(record: GenerationRecord, params: Any) -> bool:
+    """Whether a record has all that a request asks for: a hook's own text has no logprobs, and servers index them."""
+    return len(record.choices) == params.n and not (
+        (params.logprobs is not None and any(choice.logprobs is None for choice in record.choices))
+        or (params.prompt_logprobs is not None and record.prompt_logprobs is None)
+    )
 
 
 def _loaded(stored: ChoiceRecord) -> TapeChoice:
