@@ -661,3 +661,37 @@ async def test_a_deeply_nested_argument_is_no_fault_of_ours(make_llm: Make) -> N
     assert llm.enhance is not None
     assert llm.enhance.active
     assert llm.faults == 0
+
+
+@pytest.mark.parametrize("blocking", [None, False, True], ids=["at once", "hedged", "blocking"])
+@pytest.mark.parametrize(
+    "fields",
+    [{"logprobs": 1}, {"prompt_logprobs": 1}, {"n": 2, "temperature": 1.0}],
+    ids=lambda fields: next(iter(fields)),
+)
+async def test_an_answer_that_lacks_what_was_asked_for_is_a_miss(
+    make_llm: Make, fields: dict[str, Any], blocking: bool | None
+) -> None:
+    """A hook's own record: servers index the logprobs they asked for, and would fail. Nor does it end the plugin."""
+    from vllm_enhance.hookspecs import hookimpl
+
+    record = await record_of(make_llm)
+
+    async def look() -> Respond:
+        return Respond(record)
+
+    class Hook:
+        @hookimpl(inline=True)
+        def pre_request(self, request: Any) -> Respond:
+            return Respond(record)
+
+    core = ScriptedCore(lambda request: STEPS, autorun=True)
+    llm = make_llm(core, [Hook() if blocking is None else LookupHook(look, blocking=blocking)])
+    n = fields.get("n", 1)
+    for index in range(25):
+        outputs = await collect(llm, greedy(**fields), request_id=f"r{index}")
+        assert [choice.text for choice in read_all(outputs, DELTA, n)] == [TEXT] * n
+    assert llm.enhance is not None
+    assert llm.enhance.active
+    await settle()
+    nothing_left(llm)
