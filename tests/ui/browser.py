@@ -102,7 +102,8 @@ class Tab:
             if value:
                 return value
             time.sleep(0.05)
-        raise AssertionError(f"never became true: {condition}; console: {self.console}")
+        notice = self.run("document.getElementById('notice')?.textContent")
+        raise AssertionError(f"never became true: {condition}; console: {self.console}; notice: {notice}")
 
     def text(self, selector: str) -> str:
         """What a person reads in the first element that fits."""

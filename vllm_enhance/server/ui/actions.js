@@ -9,11 +9,18 @@ export function confirmed(title, text, yes) {
   byId("confirm-text").textContent = text;
   byId("confirm-yes").textContent = yes;
   const dialog = byId("confirm");
+  settle(false); // a question that was closed a moment ago, and has not been told yet
   dialog.returnValue = "no";
   dialog.showModal();
-  return new Promise((resolve) =>
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
+  return new Promise((resolve) => {
+    settle = (answer) => { settle = () => {}; resolve(answer); };
+  });
 }
+
+let settle = () => {};
+
+// The event comes a little after the closing: when the next question is open by then, it is none of its own.
+byId("confirm").addEventListener("close", () => { if (!byId("confirm").open) settle(byId("confirm").returnValue === "yes"); });
 
 export async function markWrong(found) {
   const sure = await confirmed("Wrong answer?", `The stored answer of request ${found.request_id} is forgotten and not given again.`, "Forget it");

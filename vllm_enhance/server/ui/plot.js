@@ -2,7 +2,7 @@
 
 import { make, makeSvg } from "./dom.js";
 
-const HEIGHT = 190, LEFT = 52, RIGHT = 8, TOP = 8, BOTTOM = 22;
+const HEIGHT = 190, LEFT = 52, RIGHT = 8, TOP = 8, BOTTOM = 22, LEAST_SPAN = 30;
 
 // Plot(box, {format, lines: [{name, style}], most}): draw(points) with points [{at, values: [...]}], NaN for gaps.
 export class Plot {
@@ -35,7 +35,7 @@ export class Plot {
       return;
     }
     const last = this.points[this.points.length - 1].at;
-    const since = Math.max(this.points[0].at, last - this.span);
+    const since = Math.max(Math.min(this.points[0].at, last - LEAST_SPAN), last - this.span);
     const toX = (at) => LEFT + ((at - since) / Math.max(last - since, 1)) * (width - LEFT - RIGHT);
     const toY = this.scale(seen);
     this.axes(width, toY, last - since);
@@ -107,7 +107,7 @@ function runs(points, index, toX, toY) {
     path += `${path ? "L" : "M"}${toX(point.at).toFixed(1)} ${toY(value).toFixed(1)}`;
   }
   // A lone point is a line of no length, which would not show.
-  return [...paths, path].filter(Boolean).map((each) => (each.includes("L") ? each : `${each}h2`));
+  return [...paths, path].filter(Boolean).map((each) => (each.includes("L") ? each : `${each}h-3`));
 }
 
 function niceCeiling(value) {
