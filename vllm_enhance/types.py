@@ -176,6 +176,7 @@ class RequestContext:
         streaming: whether the caller reads token by token.
         scope: the HTTP request this belongs to, or ``None`` outside HTTP.
         epoch: the invalidation epoch of the key (8 bytes).
+        asked_tokens: length of the prompt as it was asked, when a hook has put context into it since.
         on_end: called once when the engine's work for this request is over, however it ended; see :meth:`end`.
     """
 
@@ -195,6 +196,7 @@ class RequestContext:
     on_end: list[Callable[[], None]] = field(default_factory=list)
     read_text: Callable[[], str] | None = None
     read_question: Callable[[], Question | None] | None = None
+    asked_tokens: int | None = None
 
     MAX_NOTES = 32
 
@@ -213,6 +215,11 @@ class RequestContext:
         callbacks, self.on_end = self.on_end, []
         for callback in callbacks:
             callback()
+
+    @property
+    def num_asked_tokens(self) -> int:
+        """Length of the prompt that the key stands for."""
+        return len(self.prompt_token_ids) if self.asked_tokens is None else self.asked_tokens
 
     def note(self, who: str, what: str) -> None:
         """Leave a line for ``explain``. Never prompt text."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from engine_support import ScriptedCore, ScriptedLLM, tokenizer
+from engine_support import MemoryHook, ScriptedCore, ScriptedLLM, tokenizer
 from vllm.sampling_params import SamplingParams
 
 from vllm_enhance.engine.question import find_question
 from vllm_enhance.hookspecs import hookimpl
 from vllm_enhance.scope import RequestScope
-from vllm_enhance.types import Question, RequestContext, Rewrite
+from vllm_enhance.types import Lookup, Question, RequestContext, Respond, Rewrite, Source
 
 MakeLLM = Callable[..., ScriptedLLM]
 
@@ -43,7 +44,10 @@ def prompt(text: str) -> dict[str, Any]:
 
 async def ask(llm: ScriptedLLM, name: str, text: str) -> list[Any]:
     params = SamplingParams(temperature=0.0, max_tokens=8)
-    return [output async for output in llm.generate(prompt(text), params, name)]
+    outputs = [output async for output in llm.generate(prompt(text), params, name)]
+    for _ in range(3):  # the books are kept in the next turn of the loop
+        await asyncio.sleep(0)
+    return outputs
 
 
 async def test_the_engine_reads_the_context_and_the_question_stays(make_llm: MakeLLM) -> None:
@@ -106,3 +110,41 @@ def test_two_hooks_that_ask_at_once_see_the_same_question() -> None:
     assert found is not None
     assert found.text == "what is TCP?"
     assert others == [found]
+
+
+async def test_the_answer_is_kept_for_the_question_as_it_was_asked(make_llm: MakeLLM) -> None:
+    core = ScriptedCore(autorun=True)
+    llm = make_llm(core, [MemoryHook(), AddsContext()])
+    first = await ask(llm, "a", "what is TCP?")
+    again = await ask(llm, "b", "what is TCP?")
+    assert llm.source_counts == {"engine": 1, "memory": 1}
+    assert [each.outputs[0].text for each in again][-1] == [each.outputs[0].text for each in first][-1]
+    assert len(first[-1].prompt_token_ids) == len("CONTEXT what is TCP?")
+    assert len(again[-1].prompt_token_ids) == len("what is TCP?")
+
+
+async def test_a_hit_that_overtakes_counts_the_prompt_as_it_was_asked(make_llm: MakeLLM) -> None:
+    core, record = ScriptedCore(), MemoryHook()
+    await ask(make_llm(ScriptedCore(autorun=True), [record]), "a", "what is TCP?")
+    (kept,) = record.records.values()
+
+    class Similar:
+        @hookimpl(inline=True)
+        def pre_request(self, request: RequestContext) -> Lookup:
+            async def run() -> Respond:
+                return Respond(kept, source=Source.SIMILAR, similarity=0.99)
+
+            return Lookup(run, "similarity")
+
+    llm = make_llm(core, [Similar(), AddsContext()])
+    outputs = await ask(llm, "b", "what's TCP?")
+    assert llm.source_counts == {"similar": 1}
+    assert (outputs[-1].prompt, len(outputs[-1].prompt_token_ids)) == ("what's TCP?", len("what's TCP?"))
+
+
+async def test_the_records_length_is_that_of_the_question_it_answers(make_llm: MakeLLM) -> None:
+    """The cache holds it against the prompt that it is asked for."""
+    memory = MemoryHook()
+    llm = make_llm(ScriptedCore(autorun=True), [memory, AddsContext()])
+    await ask(llm, "a", "what is TCP?")
+    assert [record.prompt_tokens for record in memory.records.values()] == [len("what is TCP?")]

@@ -60,8 +60,8 @@ class Call:
             ReplayRequest(
                 request_id=self.request_id,
                 params=self.params,
-                prompt_token_ids=list(self.context.prompt_token_ids),
-                prompt_text=self.decoder.get("prompt"),
+                prompt_token_ids=list(self.asked["prompt_token_ids"] if self.asked else self.context.prompt_token_ids),
+                prompt_text=(self.asked or self.decoder).get("prompt"),
                 lora=self.kwargs.get("lora_request"),
                 tokenizer=runtime.tokenizer,
                 stream_interval=runtime.stream_interval,
@@ -129,7 +129,7 @@ class Call:
             elif "prompt" in replaced:
                 replaced["prompt"] = self.runtime.detokenize(ids)
             if change.keep_key and self.asked is None:
-                self.asked = self.prompt
+                self.asked, context.asked_tokens = self.prompt, len(self.prompt["prompt_token_ids"])
             self.prompt = replaced
             context.prompt_token_ids = replaced["prompt_token_ids"]
         self.params = params

@@ -394,7 +394,7 @@ class Runtime:
         now = self.monotonic()
         first = generation.first_token_at or now
         generation.record = generation.tape.record(
-            prompt_tokens=len(generation.context.prompt_token_ids),
+            prompt_tokens=generation.context.num_asked_tokens,
             created_at=self.clock(),
             seconds=now - generation.started_at,
             first_token_seconds=first - generation.started_at,

@@ -335,7 +335,7 @@ class CacheHook:
 
     def _usable(self, entry: Entry, request: RequestContext, now: float) -> bool:
         # The key covers tenant and prompt; looking twice costs nothing and keeps a mistake there from leaking.
-        if entry.tenant != request.tenant or entry.record.prompt_tokens != len(request.prompt_token_ids):
+        if entry.tenant != request.tenant or entry.record.prompt_tokens != request.num_asked_tokens:
             self._count_refused("mismatch")
             return False
         horizon = self._horizon
