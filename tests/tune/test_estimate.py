@@ -3,8 +3,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from vllm_enhance_similarity.tune.estimate import estimate_error, share_band
-from vllm_enhance_similarity.tune.replay import Hit
+from vllm_enhance_similarity.tune.estimate import Estimate, estimate_error, share_band
+from vllm_enhance_similarity.tune.outcome import Outcome, advise
+from vllm_enhance_similarity.tune.replay import Hit, Replay
+from vllm_enhance_similarity.tune.report import render_yaml
+from vllm_enhance_similarity.tune.sweep import Setting
 
 
 def hits(count: int, wrong: float, judged: float, seed: int, similarity: float = 0.93) -> list[Hit]:
@@ -41,3 +44,29 @@ def test_no_hits_no_error() -> None:
 def test_shares_have_wilsons_interval() -> None:
     found = share_band(10, 100)
     assert (found.low, found.high) == pytest.approx((0.0607, 0.1602), abs=2e-3)
+
+
+def outcome(policy: str, value: float, rate: float, high: float) -> Outcome:
+    made = Replay(requests=1000, hits=[Hit(0, 1, 0.95, True)])
+    return Outcome(Setting(policy, value), made, Estimate(rate, rate, rate), Estimate(0.0, 0.0, high), 0.0, 1)  # type: ignore[arg-type]
+
+
+def test_the_advice_takes_most_hits_within_the_upper_end_of_the_band() -> None:
+    rows = [
+        outcome("threshold", 0.8, 0.5, 0.02),
+        outcome("threshold", 0.9, 0.3, 0.009),
+        outcome("threshold", 0.99, 0.1, 0),
+    ]
+    assert advise(rows, 0.01, "").settings["enhance-similarity-threshold"] == "0.9"
+
+
+def test_a_bound_above_what_is_allowed_is_never_advised() -> None:
+    rows = [outcome("bounded", 0.02, 0.6, 0.001), outcome("bounded", 0.01, 0.4, 0.001)]
+    assert advise(rows, 0.01, "").settings["enhance-similarity-max-error"] == "0.01"
+
+
+def test_nothing_sure_is_shadow_mode() -> None:
+    advice = advise([outcome("threshold", 0.9, 0.3, 0.05)], 0.01, "")
+    assert advice.chosen is None
+    assert advice.settings["enhance-similarity-mode"] == "shadow"
+    assert "without it similarity is off" in render_yaml(advice)

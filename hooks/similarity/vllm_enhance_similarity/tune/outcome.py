@@ -74,6 +74,8 @@ def advise(rows: Sequence[Outcome], max_error: float, embedding_model: str) -> A
     When too little is judged to say so, shadow mode is recommended, which measures on live traffic and serves nothing.
     """
     common = {"enhance-embedding-model": embedding_model} if embedding_model else {}
+    # A bound above what is allowed is no promise, however well it went here.
+    rows = [row for row in rows if row.setting.policy != "bounded" or row.setting.value <= max_error]
     fitting = [row for row in rows if row.error.high <= max_error and row.replay.hits]
     best = max(fitting, key=lambda row: row.hit_rate.value, default=None)
     if best is None:

@@ -102,6 +102,8 @@ def render_report(facts: ReportFacts) -> str:
 def render_yaml(advice: Advice) -> str:
     """The settings as a file for `vllm serve --config`. Quoted: a bare `on` would be read as a boolean."""
     lines_ = ["# vllm serve MODEL --config this-file.yaml", "enhance: true"]
+    if "enhance-embedding-model" not in advice.settings:
+        lines_.append("# enhance-embedding-model: the model that made the embeddings; without it similarity is off")
     return "\n".join([*lines_, *(f'{name}: "{_yaml(value)}"' for name, value in advice.settings.items())]) + "\n"
 
 
