@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import resource
 import signal
 import statistics
 import subprocess
@@ -183,9 +184,12 @@ def plot_file(text: str) -> Path:
 def options(doc: str | None) -> argparse.ArgumentParser:
     """A parser with what all scripts have: ``--out`` and ``--quick``.
 
-    From here on SIGTERM ends the script as an exception does, so that the servers it started are stopped.
+    From here on SIGTERM ends the script as an exception does, so that the servers it started are stopped, and as many
+    connections may be open as the system allows.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (65536 if hard == resource.RLIM_INFINITY else min(hard, 65536), hard))
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the result here too, as indented JSON")
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it runs; no figures to quote")
