@@ -44,10 +44,19 @@ def running(model: Path, embedding_model: str, folder: Path, arguments: Sequence
     ]
     served = terse_model(model, folder / "model")
     with ServerProcess(served, command, log=folder / "server.log") as server:
+        LOGS.append(server)
         # The first request starts the hooks.
         httpx.post(server.base_url + CHAT, json=chat("wake up", max_tokens=2, min_tokens=0), timeout=120)
         wait_for(lambda: similarity(server.base_url).get("enabled"), 120)
         yield server.base_url
+
+
+LOGS: list[ServerProcess] = []
+
+
+def tail() -> str:
+    """What the server said last."""
+    return "\n" + LOGS[-1].tail(40) if LOGS else ""
 
 
 def wait_for(holds: Any, seconds: float = 20.0) -> None:
@@ -72,7 +81,7 @@ def chat(question: str, system: str | None = None, **extra: Any) -> dict[str, An
 def post(url: str, payload: dict[str, Any], path: str = CHAT, tenant: str | None = None) -> httpx.Response:
     headers = {"Authorization": f"Bearer {tenant}"} if tenant else {}
     answer = httpx.post(url + path, json=payload, headers=headers, timeout=120)
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == 200, answer.text + tail()
     return answer
 
 

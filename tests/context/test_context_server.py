@@ -99,11 +99,12 @@ def test_what_is_asked_elsewhere_is_never_reused(url: str, other: str) -> None:
 
 
 def test_references_go_into_the_prompt_of_a_compound_question(url: str) -> None:
-    for part in ("What is a lighthouse?", "When was the lighthouse invented?"):
+    for part in ("What is a lighthouse?", "How do I bake bread?"):
         store(url, chat(part, **NO_JOINING))
-    compound = chat("What is a lighthouse and when was the lighthouse invented?", **NO_JOINING)
+    compound = chat("What is a lighthouse and how do I bake bread?", **NO_JOINING)
     plain = post(url, compound, tenant="somebody-else")
     answer = post(url, compound)
+    assert status(answer).startswith("fwd=miss")
     found = explain(url, answer.json()["id"])
     number, tokens = references(found)
     assert number == 2
@@ -146,9 +147,9 @@ def test_streams_tools_and_grammars(url: str, extra: str) -> None:
     )
     if extra == "grammar":
         fields |= {"min_tokens": 0, "logit_bias": None}
-    for part in ("What is a comet?", "Where do comets come from?"):
+    for part in ("What is a comet?", "How do I make cheese?"):
         store(url, chat(part, **fields))
-    compound = chat("What is a comet and where do comets come from?", **fields)
+    compound = chat("What is a comet and how do I make cheese?", **fields)
     streamed, _ = events(url, {**compound, "stream_options": {"include_usage": True}})
     number, tokens = references(explain(url, streamed[0]["id"]))
     assert number >= 1
@@ -172,7 +173,7 @@ def test_answers_to_each_part_are_joined(url: str) -> None:
     assert float(answer.headers["x-enhance-similarity"]) > 0.85
     assert text_of(answer) == "\n\n".join(text_of(each) for each in parts)
     assert answer.json()["choices"][0]["finish_reason"] == "stop"
-    assert answer.json()["usage"]["completion_tokens"] == 14
+    assert answer.json()["usage"]["completion_tokens"] == len(text_of(answer).encode())
     found = explain(url, answer.json()["id"])
     assert note(found) == "composed: of 2 answers"
     assert len(found["similar"]) == 2
@@ -194,22 +195,25 @@ def test_nothing_is_joined_for_another_tenant_or_with_a_part_missing(url: str) -
 # --------------------------------------------------------------------------- the other APIs
 
 
-def ask(api: str, question: str) -> tuple[str, dict[str, Any]]:
-    """Path and body of a question that is not joined from its parts."""
-    context = "I have a garden. " + question
-    if api == "completions":
-        return "/v1/completions", {"model": "tiny", "prompt": context, "max_tokens": 64, "temperature": 0}
-    if api == "responses":
-        return "/v1/responses", {"model": "tiny", "input": context, "max_output_tokens": 64, "temperature": 0}
-    messages = [{"role": "user", "content": context}]
-    return "/v1/messages", {"model": "tiny", "messages": messages, "max_tokens": 64, "temperature": 0}
-
+CONTEXTS = {"completions": "I like maps. ", "responses": "I like tea. ", "anthropic": "I like jazz. "}
+"""Not joined from its parts for the sentence in front; others for each API, which all share what is stored."""
 
 PAIRS = [
-    ("What is a rose?", "what is a tulip?"),
-    ("Who eats apples?", "who eats pears?"),
-    ("How do frogs jump?", "how do birds fly?"),
+    ("What is a rose?", "how do trains brake?"),
+    ("Who eats apples?", "where is Mount Fuji?"),
+    ("How do frogs jump?", "what is a sonnet?"),
 ]
+
+
+def ask(api: str, question: str) -> tuple[str, dict[str, Any]]:
+    """Path and body of a question."""
+    text = CONTEXTS[api] + question[0].upper() + question[1:]
+    if api == "completions":
+        return "/v1/completions", {"model": "tiny", "prompt": text, "max_tokens": 64, "temperature": 0}
+    if api == "responses":
+        return "/v1/responses", {"model": "tiny", "input": text, "max_output_tokens": 64, "temperature": 0}
+    messages = [{"role": "user", "content": text}]
+    return "/v1/messages", {"model": "tiny", "messages": messages, "max_tokens": 64, "temperature": 0}
 
 
 @pytest.mark.parametrize("api", ["completions", "responses", "anthropic"])
@@ -218,12 +222,12 @@ def test_every_api(url: str, api: str) -> None:
     enriched = 0
     for one, other in PAIRS:
         for part in (one, other):
-            path, body = ask(api, part[0].upper() + part[1:])
+            path, body = ask(api, part)
             store(url, body, path)
         path, body = ask(api, f"{one[:-1]} and {other}")
         plain = post(url, body, path, tenant="somebody-else").json()["usage"]
         answer = post(url, body, path).json()
-        found = explain(url, answer["id"] if api != "completions" else answer["id"] + "-0")
+        found = explain(url, answer["id"] + {"completions": "-0", "responses": "_0"}.get(api, ""))
         if note(found).startswith("enriched"):
             enriched += 1
             name = "prompt_tokens" if api == "completions" else "input_tokens"
