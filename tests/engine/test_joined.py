@@ -510,7 +510,7 @@ async def test_a_damaged_record_in_a_lookup_never_becomes_part_of_an_answer(make
     nothing_left(llm)
 
 
-async def test_blocking_lookup_with_many_waiting_is_asked_a_few_times_only(make_llm: Make) -> None:
+async def test_a_blocking_lookup_with_many_waiting_is_asked_once(make_llm: Make) -> None:
     """Those who wait for a leader that a lookup has answered must not queue for the store one after the other."""
     record, asked = await record_of(make_llm), []
 
@@ -521,12 +521,10 @@ async def test_blocking_lookup_with_many_waiting_is_asked_a_few_times_only(make_
 
     core = ScriptedCore()
     llm = make_llm(core, [LookupHook(look, blocking=True)])
-    started = asyncio.get_running_loop().time()
     answers = await asyncio.gather(*(task(llm, f"r{index}") for index in range(50)))
-    seconds = asyncio.get_running_loop().time() - started
     assert {text_of(each, DELTA) for each in answers} == {"stored"}
     assert core.added == []
-    assert seconds < 0.2
+    assert len(asked) == 1
     await settle()
     nothing_left(llm)
 
