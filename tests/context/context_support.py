@@ -39,7 +39,16 @@ def running(model: Path, embedding_model: str, folder: Path, arguments: Sequence
         *("--enhance", "--max-model-len", "4096", "--no-enable-prefix-caching"),
         *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
         *("--enhance-embedding-model", embedding_model, "--enhance-similarity-policy", "threshold"),
-        *("--enhance-similarity-threshold", "0.85", "--enhance-hook-deadline", "5s", "--enhance-nlp", "on"),
+        *(
+            "--enhance-similarity-threshold",
+            "0.85",
+            "--enhance-hook-deadline",
+            "10s",
+            "--enhance-similarity-deadline",
+            "20s",
+            "--enhance-nlp",
+            "on",
+        ),
         *arguments,
     ]
     served = terse_model(model, folder / "model")

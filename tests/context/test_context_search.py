@@ -74,9 +74,10 @@ async def bench(minilm: str) -> AsyncIterator[Bench]:
         "similarity-policy": "threshold",
         "similarity-threshold": "0.9",
         "similarity-ttl": "60s",
+        "similarity-deadline": "30s",
         "context": "on",
         "compose": "on",
-        "hook-deadline": "5s",
+        "hook-deadline": "30s",
     }
     context = HookContext(
         settings=Settings(plugins.settings_table(), texts, {}),
