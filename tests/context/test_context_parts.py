@@ -171,8 +171,8 @@ def test_what_is_not_prose_is_not_joined(answer: str) -> None:
 
 
 def test_an_answer_longer_than_the_request_takes_is_not_joined() -> None:
-    assert join([found("one")], [found("two")], max_tokens=8).text == "one\n\ntwo"
-    assert join([found("one")], [found("two")], max_tokens=7) is None
+    assert join([found("one")], [found("two")], max_tokens=9).text == "one\n\ntwo"
+    assert join([found("one")], [found("two")], max_tokens=8) is None
 
 
 def test_the_same_answer_is_said_once() -> None:

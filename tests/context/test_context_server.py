@@ -143,7 +143,7 @@ def test_directives_keep_stored_answers_out(url: str) -> None:
 @pytest.mark.parametrize("extra", ["tools", "grammar"])
 def test_streams_tools_and_grammars(url: str, extra: str) -> None:
     fields: dict[str, Any] = (
-        {"tools": TOOLS} if extra == "tools" else {"structured_outputs": {"choice": ["red", "blue"]}}
+        {"tools": TOOLS} if extra == "tools" else {"structured_outputs": {"choice": ["123", "456"]}}
     )
     if extra == "grammar":
         fields |= {"min_tokens": 0, "logit_bias": None}
@@ -157,7 +157,7 @@ def test_streams_tools_and_grammars(url: str, extra: str) -> None:
     assert streamed[-1]["usage"]["prompt_tokens"] == plain.json()["usage"]["prompt_tokens"] + tokens + len("\n\n")
     text = "".join(each["choices"][0]["delta"].get("content") or "" for each in streamed if each["choices"])
     assert streamed[-2]["choices"][0]["finish_reason"] == "stop"
-    assert text in ("red", "blue") if extra == "grammar" else len(text) == 6
+    assert text in ("123", "456") if extra == "grammar" else len(text) == 6
 
 
 # --------------------------------------------------------------------------- composed answers
@@ -173,7 +173,7 @@ def test_answers_to_each_part_are_joined(url: str) -> None:
     assert float(answer.headers["x-enhance-similarity"]) > 0.85
     assert text_of(answer) == "\n\n".join(text_of(each) for each in parts)
     assert answer.json()["choices"][0]["finish_reason"] == "stop"
-    assert answer.json()["usage"]["completion_tokens"] == len(text_of(answer).encode())
+    assert answer.json()["usage"]["completion_tokens"] == len(text_of(answer).encode()) + 1  # the end
     found = explain(url, answer.json()["id"])
     assert note(found) == "composed: of 2 answers"
     assert len(found["similar"]) == 2
@@ -195,9 +195,6 @@ def test_nothing_is_joined_for_another_tenant_or_with_a_part_missing(url: str) -
 # --------------------------------------------------------------------------- the other APIs
 
 
-CONTEXTS = {"completions": "I like maps. ", "responses": "I like tea. ", "anthropic": "I like jazz. "}
-"""Not joined from its parts for the sentence in front; others for each API, which all share what is stored."""
-
 PAIRS = [
     ("What is a rose?", "how do trains brake?"),
     ("Who eats apples?", "where is Mount Fuji?"),
@@ -206,20 +203,21 @@ PAIRS = [
 
 
 def ask(api: str, question: str) -> tuple[str, dict[str, Any]]:
-    """Path and body of a question."""
-    text = CONTEXTS[api] + question[0].upper() + question[1:]
+    """Path and body of a question, which is not joined from its parts where the API has stop strings."""
+    text = question[0].upper() + question[1:]
     if api == "completions":
-        return "/v1/completions", {"model": "tiny", "prompt": text, "max_tokens": 64, "temperature": 0}
+        return "/v1/completions", {"model": "tiny", "prompt": text, "max_tokens": 64, "temperature": 0, **NO_JOINING}
     if api == "responses":
         return "/v1/responses", {"model": "tiny", "input": text, "max_output_tokens": 64, "temperature": 0}
     messages = [{"role": "user", "content": text}]
-    return "/v1/messages", {"model": "tiny", "messages": messages, "max_tokens": 64, "temperature": 0}
+    stops = {"stop_sequences": NO_JOINING["stop"]}
+    return "/v1/messages", {"model": "tiny", "messages": messages, "max_tokens": 64, "temperature": 0, **stops}
 
 
 @pytest.mark.parametrize("api", ["completions", "responses", "anthropic"])
 def test_every_api(url: str, api: str) -> None:
     """The tiny model ends most answers by itself, but says nothing to some: so several pairs."""
-    enriched = 0
+    used = 0
     for one, other in PAIRS:
         for part in (one, other):
             path, body = ask(api, part)
@@ -229,7 +227,10 @@ def test_every_api(url: str, api: str) -> None:
         answer = post(url, body, path).json()
         found = explain(url, answer["id"] + {"completions": "-0", "responses": "_0"}.get(api, ""))
         if note(found).startswith("enriched"):
-            enriched += 1
+            used += 1
             name = "prompt_tokens" if api == "completions" else "input_tokens"
             assert answer["usage"][name] == plain[name] + references(found)[1] + len("\n\n")
-    assert enriched
+        elif api == "responses" and note(found).startswith("composed"):
+            used += 1
+            assert found["source"] == "similar"
+    assert used

@@ -83,7 +83,7 @@ def compose_answers(
     if not chosen or len(chosen) < len(found):
         return None
     text = SEPARATOR.join(dict.fromkeys(one.answer.strip() for one in chosen))
-    if max_tokens is not None and count_tokens(text) > max_tokens:
+    if max_tokens is not None and count_tokens(text) >= max_tokens:  # the end of an answer is a token too
         return None
     return Composed(text, chosen, min(one.similarity for one in chosen), max(one.age for one in chosen))
 
