@@ -23,7 +23,7 @@ from vllm_enhance.hookspecs import INLINE_ATTRIBUTE
 from vllm_enhance.metrics import Metrics
 from vllm_enhance.records import GenerationRecord
 from vllm_enhance.throttle import Throttle
-from vllm_enhance.types import CONTINUE, Continue, Lookup, Outcome, Reject, RequestContext, Respond, Rewrite
+from vllm_enhance.types import CONTINUE, Continue, Lookup, Outcome, Reject, RequestContext, Respond, Rewrite, Standby
 
 __all__ = ["Dispatcher", "HookCall", "Verdict"]
 
@@ -144,7 +144,9 @@ class Dispatcher:
         """Start each plugin; one that fails is dropped with its reason and never called again."""
         for call in self._calls("startup"):
             try:
-                await asyncio.wait_for(self._invoke(call, {"context": context}), 60.0)
+                answer = await asyncio.wait_for(self._invoke(call, {"context": context}), 60.0)
+                if isinstance(answer, Standby):
+                    self._forget(call.plugin)
             except Exception as error:
                 logger.error("hook package %s did not start and is left out: %s", call.plugin, error)
                 self._metrics.count("vllm_enhance_hook_failures", 1, call.plugin, "startup", "raised")

@@ -26,13 +26,7 @@ if TYPE_CHECKING:
     from vllm_enhance.context import HookContext
     from vllm_enhance.records import GenerationRecord
     from vllm_enhance.settings import Setting
-    from vllm_enhance.types import (
-        HealthReport,
-        InvalidationScope,
-        Outcome,
-        PreRequestDecision,
-        RequestContext,
-    )
+    from vllm_enhance.types import HealthReport, InvalidationScope, Outcome, PreRequestDecision, RequestContext, Standby
 
 __all__ = [
     "PROJECT",
@@ -145,13 +139,17 @@ def declare_settings() -> Sequence[Setting]:  # type: ignore[empty-body]
 
 
 @hookspec
-def startup(context: HookContext) -> Awaitable[None] | None:
+def startup(context: HookContext) -> Standby | Awaitable[Standby | None] | None:
     """Called once in each API server process before the first request, on the event loop.
 
     An exception disables this hook package for the life of the process; the server goes on without it and says so.
 
     Args:
         context: settings, clock, metrics, and what the engine offers to hooks.
+
+    Returns:
+        ``Standby()`` when the package has nothing to do in this configuration: :func:`pre_request` and
+        :func:`post_output` are then not called, and cost nothing.
     """
 
 

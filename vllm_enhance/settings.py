@@ -243,7 +243,7 @@ CORE_SETTINGS: tuple[Setting, ...] = (
         default="auto",
         section="Replay",
         help="Tokens in one streamed chunk of a replayed answer: a number, or auto (1 when a tool or reasoning parser "
-        "is configured, since some parsers read token by token; else 16).",
+        "is configured, since some parsers read token by token; else 64).",
     ),
     Setting(
         name="flush-on-prefix-reset",

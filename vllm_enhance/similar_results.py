@@ -25,7 +25,7 @@ from vllm_enhance.outputs import nearest_first
 from vllm_enhance.settings import Setting
 from vllm_enhance.stores import EntryTags, Store
 from vllm_enhance.throttle import Throttle
-from vllm_enhance.types import SIMILAR, HealthReport, Outcome, RequestContext, Source
+from vllm_enhance.types import SIMILAR, HealthReport, Outcome, RequestContext, Source, Standby
 
 if TYPE_CHECKING:
     from vllm_enhance.context import HookContext
@@ -91,13 +91,15 @@ class SimilarResultsHook:
         return SETTINGS
 
     @hookimpl
-    async def startup(self, context: HookContext) -> None:
+    async def startup(self, context: HookContext) -> Standby | None:
         settings = context.settings
         self._url = settings["similar-results"]
         self._ttl, self._limit = settings["similar-results-ttl"], settings["similar-results-limit"]
         self._searching = bool(settings.get("embedding-model")) and settings.get("similarity-mode") != "off"
-        if self._url:
-            self._store = await asyncio.to_thread(open_store, self._url)
+        if not self._url:
+            return Standby()
+        self._store = await asyncio.to_thread(open_store, self._url)
+        return None
 
     @hookimpl(trylast=True)
     async def post_output(self, request: RequestContext, record: GenerationRecord, outcome: Outcome) -> None:

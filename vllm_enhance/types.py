@@ -39,6 +39,7 @@ __all__ = [
     "Rewrite",
     "SearchFunction",
     "Source",
+    "Standby",
     "Waiting",
 ]
 
@@ -315,6 +316,11 @@ class Waiting:
     """
 
     run: Callable[[], Awaitable[Respond | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """Returned by ``startup``: nothing to do for requests in this configuration, so do not call the traffic hooks."""
 
 
 PreRequestDecision = Continue | Rewrite | Respond | Reject | Lookup | None

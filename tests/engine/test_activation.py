@@ -392,7 +392,7 @@ def test_where_it_has_no_place_it_says_so_and_stays_out(
 
 
 def test_a_parser_that_reads_token_by_token_gets_single_tokens() -> None:
-    for args, chunk in (({}, "16"), ({"tool_call_parser": "hermes"}, "1"), ({"reasoning_parser": "qwen3"}, "1")):
+    for args, chunk in (({}, "64"), ({"tool_call_parser": "hermes"}, "1"), ({"reasoning_parser": "qwen3"}, "1")):
         assert patches._with_server_facts(settings_of(), argparse.Namespace(**args))["replay-chunk"] == chunk
     fixed = settings_of(replay_chunk="4")
     assert patches._with_server_facts(fixed, argparse.Namespace(tool_call_parser="hermes"))["replay-chunk"] == "4"

@@ -32,6 +32,8 @@ REFUSED = [
     ("direction", "猫比狗聪明吗", "狗比猫聪明吗"),
     ("question_type", "who invented the telephone", "when was the telephone invented"),
     ("question_type", "how is sugar made", "why is sugar made"),
+    ("questions", "What is a lighthouse and when was the lighthouse invented?", "When was the lighthouse invented?"),
+    ("questions", "什么是人工智能，它有哪些应用？", "什么是人工智能？"),
     ("question_type", "怎么学编程", "为什么学编程"),
     ("language", "what is artificial intelligence", "什么是人工智能"),
     ("language", "what is the capital of Norway", "Was ist die Hauptstadt von Norwegen"),

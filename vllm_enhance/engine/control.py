@@ -116,7 +116,7 @@ class Control:
         log = self._runtime.explain
         found = log.read(request_id)
         if found is None:
-            found = next((e for e in log if e["request_id"].startswith(f"{request_id}-")), None)
+            found = next((e for e in log if e["request_id"].startswith((f"{request_id}-", f"{request_id}_"))), None)
         if found is not None and found.get("key") and found.get("source") == Source.ENGINE.value:
             found["nearest"] = self._nearest(found)
         return found

@@ -14,6 +14,7 @@ from typing import Any
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from vllm_enhance.engine.epoch import ASLEEP, PAUSED, UPDATING
+from vllm_enhance.types import InvalidationScope
 
 __all__ = ["EVENTS", "HARMLESS_RPCS", "Event", "watched"]
 
@@ -44,6 +45,7 @@ class Event:
         cause: label in metrics.
         forgets: whether the call, with these arguments, may change answers.
         enters, leaves: state flags set before, or cleared after, the call.
+        clears: the hooks forget what they keep, too: a new epoch alone would not outlive a restart.
         adapters: after the call the files of adapters are read again.
     """
 
@@ -52,6 +54,7 @@ class Event:
     forgets: Callable[[Any, tuple[Any, ...], dict[str, Any]], bool] = lambda runtime, args, kwargs: True
     enters: int = 0
     leaves: int = 0
+    clears: bool = False
     adapters: bool = False
 
     def left(self, entered: bool, result: Any) -> int:
@@ -88,7 +91,7 @@ EVENTS: tuple[Event, ...] = (
     Event("wake_up", "sleep", _never, leaves=ASLEEP),
     Event("pause_generation", "pause", _never, enters=PAUSED),
     Event("resume_generation", "pause", _never, leaves=PAUSED),
-    Event("reset_prefix_cache", "prefix_reset", _if_asked),
+    Event("reset_prefix_cache", "prefix_reset", _if_asked, clears=True),
     Event("scale_elastic_ep", "elastic"),
     Event("handle_fault", "fault"),
     Event("checkpoint_restore", "checkpoint"),
@@ -123,6 +126,8 @@ def _override(event: Event, original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             result = await original(self, *args, **kwargs)
             entered = True
+            if forgets and event.clears:
+                await runtime.dispatcher.gather("invalidate", scope=InvalidationScope("all"))
             if result is None and event.leaves & ASLEEP:
                 half_awake = await _still_asleep(self, runtime)
             return result

@@ -442,7 +442,7 @@ def _with_server_facts(settings: Settings, args: Any) -> Settings:
     if settings["replay-chunk"] != "auto":
         return settings
     parsers = getattr(args, "tool_call_parser", None) or getattr(args, "reasoning_parser", None)
-    return settings.replace(replay_chunk="1" if parsers else "16")
+    return settings.replace(replay_chunk="1" if parsers else "64")
 
 
 def _wanted_by_environment(environ: Mapping[str, str]) -> bool:

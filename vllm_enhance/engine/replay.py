@@ -89,6 +89,8 @@ class Reader:
             return None
         if self._final_only:
             return self._whole() if self._tape.finished else None
+        if self._fits_one_output():
+            return self._whole()
         idle = 0
         while idle < len(self._places):
             index, self._turn = self._turn, (self._turn + 1) % len(self._places)
@@ -101,6 +103,17 @@ class Reader:
             moved = (place, ended) != (self._places[index], self._ended[index])
             idle = 0 if moved else idle + 1
         return None
+
+    def _fits_one_output(self) -> bool:
+        """Whether all of a finished answer goes out at once: then its text is at hand and nothing is detokenized."""
+        choices = self._tape.choices
+        return (
+            self._tape.finished
+            and not self._states
+            and len(choices) == 1
+            and len(choices[0].token_ids) <= self._request.chunk
+            and self._request.stream_interval <= 1
+        )
 
     def aborted(self) -> RequestOutput:
         """A last output with finish reason ``abort``, as vLLM gives a caller whose request was aborted."""

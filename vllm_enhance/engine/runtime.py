@@ -78,7 +78,7 @@ class Runtime:
         self.coalesce: bool = settings["coalesce"]
         self.cache_sampled: bool = settings["cache-sampled"]
         chunk = settings["replay-chunk"]
-        self.replay_chunk = 16 if chunk == "auto" else max(1, int(chunk))
+        self.replay_chunk = 64 if chunk == "auto" else max(1, int(chunk))
         config = client.vllm_config
         self.identity = model_identity(config)
         self.stream_interval = int(getattr(config.scheduler_config, "stream_interval", 1) or 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_enhance.hookspecs import hookimpl
 from vllm_enhance.throttle import Throttle
-from vllm_enhance.types import NLP_RESULT, HealthReport, RequestContext, Respond, Rewrite
+from vllm_enhance.types import NLP_RESULT, HealthReport, RequestContext, Respond, Rewrite, Standby
 
 from .meters import METRICS
 from .options import SETTINGS, ContextOptions, NLPOptions
@@ -151,18 +151,18 @@ class NLPHook:
         return SETTINGS
 
     @hookimpl
-    async def startup(self, context: HookContext) -> None:
+    async def startup(self, context: HookContext) -> Standby | None:
         """Read the settings and, when switched on, load word lists before the first request."""
         self._options = self._given or NLPOptions.from_settings(context.settings)
         chosen = self._given_context or ContextOptions.from_settings(context.settings)
         if not (self._options.enabled or chosen.enabled):
-            return
+            return Standby()
         for metric in METRICS:
             context.metrics.declare(metric)
         if chosen.enabled:
             await self._start_enricher(chosen, context)
         if not self._options.enabled:
-            return
+            return None
         self._metrics = context.metrics
         self._loop = asyncio.get_running_loop()
         pool = ThreadPoolExecutor(self._options.threads, thread_name_prefix="enhance-nlp")
@@ -171,6 +171,7 @@ class NLPHook:
         if missing:
             logger.info("language analysis goes on without %s: words are cut less finely", " and ".join(missing))
         self._pool = pool
+        return None
 
     async def _start_enricher(self, options: ContextOptions, context: HookContext) -> None:
         from .context import ContextEnricher, read_template

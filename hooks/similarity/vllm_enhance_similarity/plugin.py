@@ -23,6 +23,7 @@ from vllm_enhance.types import (
     RequestContext,
     Respond,
     Source,
+    Standby,
 )
 from vllm_enhance_similarity.meters import METRICS
 from vllm_enhance_similarity.options import SETTINGS, SimilarityOptions
@@ -171,7 +172,7 @@ class SimilarityHook:
         return SETTINGS
 
     @hookimpl
-    async def startup(self, context: HookContext) -> None:
+    async def startup(self, context: HookContext) -> Standby | None:
         """Begin to load the model in the background; requests are served plainly until it is there."""
         for metric in METRICS:
             context.metrics.declare(metric)
@@ -181,12 +182,13 @@ class SimilarityHook:
         if options.off_because is not None:
             self._off_because = options.off_because
             logger.info("%s", options.off_because)
-            return
+            return Standby()
         service = await asyncio.to_thread(_make_service, options, context)
         service.start()
         self._service = service
         self._off_because = ""
         self._run(self._open(service), "enhance-similarity-open")
+        return None
 
     async def _open(self, service: SimilarityService) -> None:
         try:

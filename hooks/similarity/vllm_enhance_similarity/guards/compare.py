@@ -113,6 +113,11 @@ def _question_differs(one: TextFacts, other: TextFacts, aligned: Alignment) -> b
     return {one.question, other.question} not in _INTERCHANGEABLE
 
 
+def _asks_more(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
+    """One side asks several things, the other fewer: a part's answer does not answer the whole."""
+    return one.questions != other.questions and max(one.questions, other.questions) > 1
+
+
 def _languages_differ(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
     """Written in two languages, or about two ("translate into French", "into German")."""
     if one.language != other.language:
@@ -147,6 +152,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard("antonym", "veto", _antonyms),
     Guard("direction", "veto", reverses),
     Guard("question_type", "veto", _question_differs),
+    Guard("questions", "veto", _asks_more),
     Guard("language", "veto", _languages_differ),
     Guard("code", "veto", lambda one, other, _: one.code != other.code),
     Guard("link", "veto", lambda one, other, _: one.links != other.links),

@@ -13,7 +13,7 @@ import msgspec
 
 from vllm_enhance_similarity.guards import lexicon
 from vllm_enhance_similarity.guards.numbers import read_numbers
-from vllm_enhance_similarity.guards.questions import QuestionType, question_type
+from vllm_enhance_similarity.guards.questions import QuestionType, question_type, questions_asked
 
 __all__ = ["TextFacts", "is_cjk", "read_facts", "stem"]
 
@@ -54,6 +54,7 @@ class TextFacts(msgspec.Struct, frozen=True):
     negations: int
     entities: frozenset[str]
     question: QuestionType
+    questions: int
     language: str
     code: str
     links: frozenset[str]
@@ -80,6 +81,7 @@ def read_facts(text: str) -> TextFacts:
         negations=_negations_zh(lowered) if chinese else _negations(lowered, tokens),
         entities=_entities(plain, tokens, chinese),
         question=question_type(lowered, tokens, chinese),
+        questions=questions_asked(lowered, chinese),
         language=language,
         code=" ".join(" ".join(_CODE_BLOCK.findall(plain)).split()) or ("code" if _CODE.search(plain) else ""),
         links=frozenset(_LINK.findall(lowered)),

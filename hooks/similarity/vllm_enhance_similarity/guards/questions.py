@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-__all__ = ["QUESTION_WORDS", "QuestionType", "question_type"]
+__all__ = ["QUESTION_WORDS", "QuestionType", "question_type", "questions_asked"]
 
 QuestionType = Literal[
     "who", "when", "where", "why", "how", "how_many", "how_long", "what", "which", "yes_no", "statement"
@@ -59,6 +59,24 @@ _CHINESE: tuple[tuple[QuestionType, str], ...] = (
 _Patterns = tuple[tuple[QuestionType, re.Pattern[str]], ...]
 _ENGLISH_PATTERNS: _Patterns = tuple((kind, re.compile(pattern)) for kind, pattern in _ENGLISH)
 _CHINESE_PATTERNS: _Patterns = tuple((kind, re.compile(pattern)) for kind, pattern in _CHINESE)
+
+
+_PART_ENDS = re.compile(r"[?？;；。!！]+|[,，、]\s*|\b(?:and|or|but|then)\b")
+_OPENS_QUESTION = re.compile(
+    r"\s*(?:also |so |then |please |and )*(?:who|whom|whose|what|when|where|why|how|which"
+    r"|is|are|was|were|do|does|did|can|could|should|will|would|has|have)\b"
+)
+
+
+def questions_asked(lowered: str, chinese: bool) -> int:
+    """How many parts of a text ask something of their own; 0 when none says so in words.
+
+    "What is TCP and when was it made" asks two things, and the answer to one of them is not the answer to it.
+    """
+    parts = _PART_ENDS.split(lowered)
+    if chinese:
+        return sum(any(pattern.search(part) for _, pattern in _CHINESE_PATTERNS) for part in parts)
+    return sum(_OPENS_QUESTION.match(part) is not None for part in parts)
 
 
 def question_type(lowered: str, tokens: tuple[str, ...], chinese: bool) -> QuestionType:
