@@ -95,6 +95,10 @@ CORE_METRICS: tuple[Metric, ...] = (
 )
 
 
+_GLOBAL_FAMILIES: dict[str, Any] = {}
+"""What is in the global registry: a process may make several engines, and a name is registered there once."""
+
+
 class Metrics:
     """The metrics of this process: Prometheus' and a plain copy for ``/v1/enhance/stats``.
 
@@ -105,7 +109,7 @@ class Metrics:
     def __init__(self, metrics: Iterable[Metric] = CORE_METRICS, registry: Any = None) -> None:
         self._registry = registry
         self._declared: dict[str, Metric] = {}
-        self._families: dict[str, Any] = {}
+        self._families: dict[str, Any] = _GLOBAL_FAMILIES if registry is None else {}
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._plain: dict[tuple[str, tuple[str, ...]], float] = {}
         self._lock = threading.Lock()

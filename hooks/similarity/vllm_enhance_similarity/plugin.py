@@ -237,7 +237,7 @@ class SimilarityHook:
             status = "healthy" if "--enhance" in self._off_because else "degraded"
             return [HealthReport("similarity", status, self._off_because)]
         embedder = service.embedder.health()
-        status = {"ready": "healthy", "loading": "degraded"}.get(embedder.state, "unhealthy")
+        status = "healthy" if embedder.state == "ready" else "degraded"  # requests are served all the same
         return [HealthReport("similarity", status, embedder.detail or f"{service.options.similarity_mode}")]
 
     @hookimpl(inline=True)

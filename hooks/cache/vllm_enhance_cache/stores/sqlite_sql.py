@@ -93,8 +93,9 @@ def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
+    # In this order: another process may be making the tables just now, and all three change in one transaction.
     empty = _pragma(connection, "schema_version") == 0
+    application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
     if not empty and application != APPLICATION_ID:
         raise ConfigurationError(f"the store {path} is the database of another program; name another file")
     if version > SCHEMA_VERSION:
