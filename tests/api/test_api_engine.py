@@ -589,7 +589,8 @@ def test_the_convenience_constructor_and_cleanup_with_callers_waiting(own: LoopO
         async with asyncio.timeout(60):
             await asyncio.gather(llm.cleanup(), llm.cleanup())
             for output in await asyncio.gather(*waiting, *same):
-                assert isinstance(output.error, AlreadyClosedError), output
+                # The engine's own word for it may come first: then the answer ends as aborted.
+                assert isinstance(output.error, AlreadyClosedError) or output.finish_reason == "abort", output
         await llm.cleanup()
         await asyncio.sleep(0.2)
         left = [task for task in asyncio.all_tasks() - tasks if not task.done()]
