@@ -98,7 +98,7 @@ def test_streams_join_whole_answers_and_the_other_way_round(base_url: str) -> No
 
 def test_the_first_caller_hangs_up_and_the_others_are_served(base_url: str) -> None:
     async def run() -> list[int]:
-        question = body("the leader leaves", max_tokens=400)
+        question = body("the leader leaves", max_tokens=400, ignore_eos=True)
         async with httpx.AsyncClient(base_url=base_url, timeout=60) as client:
             leading = asyncio.create_task(client.post(CHAT, json=question))
             await asyncio.sleep(0.15)
@@ -114,7 +114,7 @@ def test_the_first_caller_hangs_up_and_the_others_are_served(base_url: str) -> N
 
 def test_nothing_is_left_when_everybody_hangs_up(base_url: str) -> None:
     async def run() -> None:
-        question = body("everybody leaves", max_tokens=3000)
+        question = body("everybody leaves", max_tokens=3000, ignore_eos=True)
         async with httpx.AsyncClient(base_url=base_url, timeout=60) as client:
             tasks = [asyncio.create_task(client.post(CHAT, json=question)) for _ in range(6)]
             await asyncio.sleep(0.5)
@@ -127,7 +127,7 @@ def test_nothing_is_left_when_everybody_hangs_up(base_url: str) -> None:
 
 
 def test_a_client_that_leaves_in_mid_replay_leaves_nothing(base_url: str) -> None:
-    payload = body("left in the middle", max_tokens=600)
+    payload = body("left in the middle", max_tokens=600, ignore_eos=True)
     assert httpx.post(base_url + CHAT, json=payload, timeout=120).status_code == 200
     for _ in range(20):
         with httpx.stream("POST", base_url + CHAT, json={**payload, "stream": True}, timeout=60) as answer:

@@ -119,6 +119,10 @@ def bench(tiny_model: Path) -> Iterator[Bench]:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # vLLM loads plugins once in a process, and other tests may have had it do so before.
+        patches.STATE.settings = patches.STATE.plugins = None
+        patches.STATE.refused = []
+        patches.register()
         made = Bench(tiny_model)
         made.count_engine_requests()
         yield made
