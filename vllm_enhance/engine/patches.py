@@ -47,7 +47,6 @@ CONFIG_VARIABLE = "ENHANCE_CONFIG"
 
 ON = frozenset({"1", "on", "true", "yes"})
 SERVER_MODULES = ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server")
-MARK = "_vllm_enhance"
 
 
 @dataclass(slots=True)
