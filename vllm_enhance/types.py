@@ -21,7 +21,9 @@ __all__ = [
     "CONTINUE",
     "NLP_RESULT",
     "SIMILAR",
+    "SIMILAR_DECISION",
     "SIMILAR_SEARCH",
+    "SIMILAR_VERDICT",
     "AnnotationKey",
     "Annotations",
     "Continue",
@@ -38,6 +40,7 @@ __all__ = [
     "Respond",
     "Rewrite",
     "SearchFunction",
+    "SimilarDecision",
     "Source",
     "Standby",
     "Waiting",
@@ -139,6 +142,31 @@ SearchFunction = Callable[[Sequence[str], int], Awaitable[list[list[Found]]]]
 
 SIMILAR_SEARCH: AnnotationKey[SearchFunction] = AnnotationKey("similar_search")
 """Left by the similarity hook on requests that it may serve, for hooks that want context."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarDecision:
+    """What similarity decided for a request, served or not (shadow mode decides too).
+
+    Attributes:
+        action: ``reuse``, ``audit`` (it would have been reused, but is generated to measure the error) or ``miss``.
+        reason: a short label.
+        question: the stored question whose answer would be reused, or came nearest to it; empty when there is none.
+            This is text: show it only where the operator allows text.
+        similarity: cosine similarity to it in [-1, 1], or ``None``.
+    """
+
+    action: str
+    reason: str
+    question: str = ""
+    similarity: float | None = None
+
+
+SIMILAR_DECISION: AnnotationKey[SimilarDecision] = AnnotationKey("similar_decision")
+
+SIMILAR_VERDICT: AnnotationKey[Callable[[SimilarDecision, bool], None]] = AnnotationKey("similar_verdict")
+"""Left by a hook that wants to hear whether the generated answer says the same as the stored one. Called on the event
+loop, at most once, possibly long after the answer: the judge may wait for an idle engine."""
 
 NLP_RESULT: AnnotationKey[Mapping[str, Any]] = AnnotationKey("nlp_result")
 SIMILAR: AnnotationKey[Sequence[Neighbour]] = AnnotationKey("similar")

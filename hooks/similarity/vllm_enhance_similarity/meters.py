@@ -15,7 +15,11 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("vllm_enhance_similarity_guards", "counter", "Nearest candidates that a guard refused.", ("guard",)),
     Metric(
-        "vllm_enhance_similarity_verdicts", "counter", "Verdicts of the judge: same, different, none.", ("verdict",)
+        "vllm_enhance_similarity_verdicts",
+        "counter",
+        "Verdicts of the judge (same, different) on answers generated after a decision, by that decision's action. "
+        "Those on reuse (shadow mode) and audit measure the error.",
+        ("action", "verdict"),
     ),
     Metric("vllm_enhance_similarity_embed_seconds", "histogram", "From the question to its embedding."),
     Metric("vllm_enhance_similarity_match_seconds", "histogram", "Search, guards and decision."),

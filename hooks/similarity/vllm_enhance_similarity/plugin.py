@@ -13,7 +13,9 @@ from vllm_enhance.records import decode_record, encode_record
 from vllm_enhance.stores import EntryTags, Horizon, scope_value
 from vllm_enhance.types import (
     SIMILAR,
+    SIMILAR_DECISION,
     SIMILAR_SEARCH,
+    SIMILAR_VERDICT,
     AnnotationKey,
     HealthReport,
     InvalidationScope,
@@ -22,6 +24,7 @@ from vllm_enhance.types import (
     Outcome,
     RequestContext,
     Respond,
+    SimilarDecision,
     Source,
     Standby,
 )
@@ -135,7 +138,9 @@ class SimilarityHook:
         def store(group: bytes) -> None:
             self._store(request, record, considered, group)
 
-        await service.learn(considered, answer, _answer_text, store if storable else None)
+        same = await service.learn(considered, answer, _answer_text, store if storable else None)
+        if same is not None:
+            self._tell_verdict(request, same)
 
     def _store(
         self, request: RequestContext, record: GenerationRecord, considered: Consideration, group: bytes
@@ -285,9 +290,26 @@ class SimilarityHook:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _tell_verdict(self, request: RequestContext, same: bool) -> None:
+        decision, told = request.annotations.get(SIMILAR_DECISION), request.annotations.get(SIMILAR_VERDICT)
+        if decision is None:
+            return
+        if self._metrics is not None:
+            verdict = "same" if same else "different"
+            self._metrics.count("vllm_enhance_similarity_verdicts", 1, decision.action, verdict)
+        if told is not None:
+            told(decision, same)
+
     def _account(self, request: RequestContext, considered: Consideration, seconds: float) -> None:
         decision = considered.result.decision
         request.note("similarity", f"{decision.action}: {decision.reason}")
+        choice = decision.choice
+        request.annotations.set(
+            SIMILAR_DECISION,
+            SimilarDecision(decision.action, decision.reason)
+            if choice is None
+            else SimilarDecision(decision.action, decision.reason, choice.text, choice.similarity),
+        )
         known: Sequence[Neighbour] = request.annotations.get(SIMILAR) or ()  # what another hook has used
         keys = {each.key for each in known}
         shown = [self._shown(one) for one in considered.result.neighbours if one.key not in keys]

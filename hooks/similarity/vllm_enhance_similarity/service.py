@@ -139,19 +139,22 @@ class SimilarityService:
         answer: str,
         stored_answer: Callable[[bytes], str | None],
         store: Callable[[bytes], None] | None,
-    ) -> None:
+    ) -> bool | None:
         """After a generation: judge it against what would have been reused, teach the policy, then store.
 
         Args:
             answer: the generated text, "" when there is none.
             stored_answer: payload -> its answer text.
             store: called on the matching thread with the group of the new entry; None stores nothing.
+
+        Returns:
+            the judge's verdict: do both answers say the same? None without one.
         """
         if considered.vector is None or self.matcher is None:
-            return
+            return None
         entry, decision = considered.result.entry, considered.result.decision
         verdict: bool | None = None
-        if entry is not None and answer and self.judge is not None and self.policy.learns:
+        if entry is not None and answer and self.judge is not None and (self.policy.learns or self._measuring):
             other = stored_answer(entry.payload)
             verdict = await self._verdict(considered.text, answer, other) if other else None
         group = entry.group if entry is not None and verdict else b""
@@ -163,6 +166,12 @@ class SimilarityService:
                 store(group)
 
         await asyncio.get_running_loop().run_in_executor(self._match_thread, finish)
+        return verdict
+
+    @property
+    def _measuring(self) -> bool:
+        """Shadow mode exists to measure the error, whatever the policy makes of the verdicts."""
+        return self.options.similarity_mode == "shadow"
 
     async def _verdict(self, question: str, answer: str, other: str) -> bool | None:
         judge = self.judge
