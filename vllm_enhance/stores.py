@@ -13,14 +13,25 @@ housekeeping. A horizon only moves forward, so two copies of it merge in any ord
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from vllm_enhance.errors import DirectiveError
 from vllm_enhance.types import InvalidationScope
 
-__all__ = ["EntryTags", "Horizon", "Store", "StoreStats", "matcher", "model_tag", "scope_value", "tenant_tag"]
+__all__ = [
+    "EntryTags",
+    "Horizon",
+    "LogLimits",
+    "LogPage",
+    "Store",
+    "StoreStats",
+    "matcher",
+    "model_tag",
+    "scope_value",
+    "tenant_tag",
+]
 
 K = TypeVar("K")
 
@@ -52,6 +63,23 @@ class StoreStats:
     entries: int | None = None
     nbytes: int | None = None
     detail: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LogLimits:
+    """How much of a log is kept: the oldest messages go first, a message of its own accord after ``ttl`` seconds."""
+
+    messages: int = 10_000
+    nbytes: int = 64 * 2**20
+    ttl: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Messages, oldest first, and the position behind them: what to read from next."""
+
+    messages: Sequence[bytes] = ()
+    position: str = ""
 
 
 def tenant_tag(tenant: bytes) -> bytes:
@@ -253,6 +281,22 @@ class Store(Protocol):
 
     async def leased(self, key: bytes) -> bool:
         """Whether somebody holds a lease on ``key``."""
+        ...
+
+    async def append(self, log: str, message: bytes, limits: LogLimits) -> None:
+        """Put ``message`` (not empty) at the end of ``log``, and drop what is over ``limits``.
+
+        A log is made by its first message and goes with its last. Clearing a scope wider than a key drops all logs:
+        they hold what was to be forgotten.
+        """
+        ...
+
+    async def read(self, log: str, after: str = "", count: int = 64) -> LogPage:
+        """At most ``count`` messages of ``log`` behind a position, or from the oldest that is kept.
+
+        A position that lies behind the log's end is one in a log that has been lost since: the next page then begins
+        at the beginning. A message may be seen twice, never in another order.
+        """
         ...
 
     async def stats(self) -> StoreStats:

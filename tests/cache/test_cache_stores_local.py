@@ -19,7 +19,7 @@ from vllm_enhance_cache.stores.null import NullStore
 from vllm_enhance_cache.stores.sqlite import SqliteStore
 
 from vllm_enhance.errors import ConfigurationError
-from vllm_enhance.stores import EntryTags, Store
+from vllm_enhance.stores import EntryTags, LogLimits, Store
 from vllm_enhance.testing.stores import StoreContract, StoreMachine
 
 
@@ -206,4 +206,27 @@ async def test_the_loop_goes_on_while_another_process_holds_the_file(tmp_path: P
     connection.close()
     await blocked
     assert await store.get(key_of(1)) is not None
+    await store.close()
+
+
+async def test_a_file_of_an_older_version_gets_the_new_tables(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = SqliteStore(path)
+    await store.put(key_of(1), b"kept", ttl=60.0, tags=EntryTags())
+    await store.close()
+    with sqlite3.connect(path) as connection:
+        connection.executescript("DROP TABLE logs; PRAGMA user_version = 1")
+    connection.close()
+    store = SqliteStore(path)
+    assert await store.get(key_of(1)) == b"kept"
+    await store.append("log", b"said", LogLimits())
+    assert (await store.read("log")).messages == [b"said"]
+    await store.close()
+
+
+async def test_a_log_takes_an_eighth_of_the_file_at_most(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db", 2**20)
+    for number in range(40):
+        await store.append("log", b"%d" % number * 10_000, LogLimits())
+    assert sum(map(len, (await store.read("log")).messages)) <= 2**17
     await store.close()

@@ -15,6 +15,7 @@ from cache_support import key_of, record_of, request_of
 from hypothesis import settings
 from vllm_enhance_cache.entries import Entry
 from vllm_enhance_cache.envelope import Envelope
+from vllm_enhance_cache.errors import StoreFault
 from vllm_enhance_cache.options import SETTINGS
 from vllm_enhance_cache.plugin import CacheHook
 from vllm_enhance_cache.stores import open_store
@@ -22,7 +23,7 @@ from vllm_enhance_cache.stores import open_store
 from vllm_enhance.context import HookContext
 from vllm_enhance.metrics import Metrics
 from vllm_enhance.settings import CORE_SETTINGS, Settings, SettingsTable
-from vllm_enhance.stores import EntryTags, Store
+from vllm_enhance.stores import EntryTags, LogLimits, Store
 from vllm_enhance.testing.redis import RedisServer, free_port, redis_binary
 from vllm_enhance.testing.stores import StoreContract, StoreMachine
 from vllm_enhance.types import InvalidationScope, Lookup, Outcome, Respond, Source
@@ -64,6 +65,22 @@ class TestRedisStore(RedisContract):
     def _empty(self, server: RedisServer) -> None:
         server.command("FLUSHALL")
         self.url = server.url
+
+    async def test_a_position_in_a_log_that_was_lost_is_the_beginning(self) -> None:
+        async with self.open() as store:
+            await store.append("log", b"new", LogLimits())
+            page = await store.read("log", "99999999999999-7")  # from a server whose clock was ahead
+            assert not page.messages
+            assert (await store.read("log", page.position)).messages == [b"new"]
+
+    async def test_what_a_stranger_puts_into_a_log_harms_nobody(self, server: RedisServer) -> None:
+        async with self.open() as store:
+            server.command("XADD", "vllm-enhance:1:g:log", "*", "x", "y")
+            await store.append("log", b"ours", LogLimits())
+            assert (await store.read("log")).messages == [b"", b"ours"]
+            server.command("SET", "vllm-enhance:1:g:other", "no log")
+            with pytest.raises(StoreFault):
+                await store.append("other", b"ours", LogLimits())
 
 
 class TestRedisOverUnixSocket(RedisContract):

@@ -27,13 +27,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from vllm_enhance.errors import DirectiveError
-from vllm_enhance.stores import EntryTags, Horizon, Store, matcher
+from vllm_enhance.stores import EntryTags, Horizon, LogLimits, Store, matcher
 from vllm_enhance.types import InvalidationScope
 
 __all__ = ["StoreContract", "StoreMachine", "store_key"]
 
 T = TypeVar("T")
 
+LIMITS = LogLimits(messages=1000, nbytes=2**20, ttl=60.0)
 ALL = InvalidationScope("all")
 ALICE, BOB = b"a" * 16, b"b" * 16
 
@@ -252,6 +253,72 @@ class StoreContract:
             assert not await store.renew(key, b"dead", 60.0)
             assert await store.lease(key, b"next", 60.0)
 
+    # ------------------------------------------------------------------ logs
+
+    async def read_all(self, store: Store, log: str, after: str = "") -> tuple[list[bytes], str]:
+        """Every message behind a position, page by page, and the last position."""
+        messages: list[bytes] = []
+        while True:
+            page = await store.read(log, after, count=7)
+            messages, after = [*messages, *page.messages], page.position
+            if len(page.messages) < 7:
+                return messages, after
+
+    async def test_a_log_is_read_in_order_from_any_position(self) -> None:
+        async with self.open() as store:
+            assert (await store.read("one")).messages in ((), [])
+            said = [b"%d" % number + b"\x00\xff" * 10 for number in range(20)]
+            for message in said:
+                await store.append("one", message, LIMITS)
+            await store.append("other", b"elsewhere", LIMITS)
+            messages, position = await self.read_all(store, "one")
+            assert messages == (said if self.keeps else [])
+            assert await self.read_all(store, "one", position) == ([], position)
+            await store.append("one", b"later", LIMITS)
+            page = await store.read("one", position)
+            assert list(page.messages) == ([b"later"] if self.keeps else [])
+            assert (await self.read_all(store, "other"))[0] == ([b"elsewhere"] if self.keeps else [])
+
+    async def test_appends_at_once_are_all_there(self) -> None:
+        async with self.open() as store:
+            said = [b"%d" % number for number in range(100)]
+            await asyncio.gather(*(store.append("log", message, LIMITS) for message in said))
+            messages, _ = await self.read_all(store, "log")
+            assert sorted(messages) == (sorted(said) if self.keeps else [])
+
+    async def test_a_log_is_bounded_in_messages_and_bytes(self) -> None:
+        async with self.open() as store:
+            for number in range(50):
+                await store.append("few", b"%d" % number, LogLimits(messages=10, nbytes=2**20, ttl=60.0))
+                await store.append("small", b"%02d" % number * 500, LogLimits(messages=1000, nbytes=5000, ttl=60.0))
+            await store.append("small", b"x" * 9000, LogLimits(messages=1000, nbytes=5000, ttl=60.0))
+            few, _ = await self.read_all(store, "few")
+            assert few == ([b"%d" % number for number in range(40, 50)] if self.keeps else [])
+            small, _ = await self.read_all(store, "small")
+            assert small == ([b"x" * 9000] if self.keeps else []), "the newest message always stays"
+
+    async def test_messages_end_by_themselves(self) -> None:
+        async with self.open() as store:
+            short = LogLimits(messages=1000, nbytes=2**20, ttl=self.ttl)
+            await store.append("log", b"old", short)
+            _, position = await self.read_all(store, "log")
+            await asyncio.sleep(self.ttl * 1.5)
+            await store.append("log", b"new", short)
+            assert (await self.read_all(store, "log"))[0] == ([b"new"] if self.keeps else [])
+            assert (await self.read_all(store, "log", position))[0] == ([b"new"] if self.keeps else [])
+
+    async def test_forgetting_more_than_a_key_empties_the_logs(self) -> None:
+        async with self.open() as store:
+            await store.append("log", b"kept", LIMITS)
+            await store.clear(InvalidationScope("key", store_key(1).hex()))
+            await store.clear(InvalidationScope("tenant", ALICE.hex(), dry_run=True))
+            messages, position = await self.read_all(store, "log")
+            assert messages == ([b"kept"] if self.keeps else [])
+            await store.clear(InvalidationScope("tenant", ALICE.hex()))
+            assert (await self.read_all(store, "log"))[0] == []
+            await store.append("log", b"after", LIMITS)
+            assert (await self.read_all(store, "log", position))[0] == ([b"after"] if self.keeps else [])
+
     # ------------------------------------------------------------------ two at once
 
     async def test_two_see_the_same(self) -> None:
@@ -266,6 +333,16 @@ class StoreContract:
             assert await here.horizon() == moved
             assert await there.clear(ALL) == 1
             assert await here.get(store_key(1)) is None
+
+    async def test_two_read_one_log(self) -> None:
+        if not self.shared:
+            pytest.skip("not shared")
+        async with self.open() as here, self.open() as there:
+            _, position = await self.read_all(there, "log")
+            await here.append("log", b"from here", LIMITS)
+            await there.append("log", b"from there", LIMITS)
+            assert (await self.read_all(there, "log", position))[0] == [b"from here", b"from there"]
+            assert (await self.read_all(here, "log"))[0] == [b"from here", b"from there"]
 
     async def test_a_flush_is_noticed_within_a_second(self) -> None:
         if not self.shared:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from vllm_enhance.stores import EntryTags, Horizon, StoreStats, matcher
+from vllm_enhance.stores import EntryTags, Horizon, LogLimits, LogPage, StoreStats, matcher
 from vllm_enhance.types import InvalidationScope
 
 __all__ = ["MemoryStore"]
@@ -18,6 +18,16 @@ __all__ = ["MemoryStore"]
 class _Held:
     value: bytes
     tags: EntryTags
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A message of a log; ``upto`` counts the bytes up to and with it."""
+
+    number: int
+    upto: int
+    message: bytes
     expires_at: float
 
 
@@ -39,6 +49,8 @@ class MemoryStore:
         self._horizon = Horizon()
         self._leases: dict[bytes, tuple[bytes, float]] = {}
         self._moved = asyncio.Event()
+        self._logs: dict[str, deque[_Said]] = {}
+        self._said = 0
 
     async def get(self, key: bytes) -> bytes | None:
         held = self._living(key)
@@ -65,6 +77,8 @@ class MemoryStore:
         if not scope.dry_run:
             for key in keys:
                 self._drop(key)
+            if scope.kind != "key":
+                self._logs.clear()
         return len(keys)
 
     async def scan(self) -> AsyncIterator[tuple[bytes, bytes]]:
@@ -113,12 +127,29 @@ class MemoryStore:
     async def leased(self, key: bytes) -> bool:
         return self._holder(key) is not None
 
+    async def append(self, log: str, message: bytes, limits: LogLimits) -> None:
+        kept, now = self._logs.setdefault(log, deque()), self._clock()
+        self._said += 1
+        kept.append(_Said(self._said, (kept[-1].upto if kept else 0) + len(message), message, now + limits.ttl))
+        while kept[0] is not kept[-1] and (
+            len(kept) > limits.messages
+            or kept[-1].upto - kept[0].upto + len(kept[0].message) > limits.nbytes
+            or kept[0].expires_at <= now
+        ):
+            kept.popleft()
+
+    async def read(self, log: str, after: str = "", count: int = 64) -> LogPage:
+        start, now = int(after or 0), self._clock()
+        found = [said for said in self._logs.get(log, ()) if said.number > start and said.expires_at > now][:count]
+        return LogPage([said.message for said in found], str(found[-1].number) if found else after)
+
     async def stats(self) -> StoreStats:
         now = self._clock()
         return StoreStats(sum(held.expires_at > now for held in self._held.values()), self._nbytes)
 
     async def close(self) -> None:
         self._held.clear()
+        self._logs.clear()
         self._nbytes = 0
 
     # ------------------------------------------------------------------ inside

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from vllm_enhance.stores import EntryTags, Horizon, StoreStats
+from vllm_enhance.stores import EntryTags, Horizon, LogLimits, LogPage, StoreStats
 from vllm_enhance.types import InvalidationScope
 
 __all__ = ["NullStore"]
@@ -56,6 +56,12 @@ class NullStore:
 
     async def leased(self, key: bytes) -> bool:
         return False
+
+    async def append(self, log: str, message: bytes, limits: LogLimits) -> None:
+        return None
+
+    async def read(self, log: str, after: str = "", count: int = 64) -> LogPage:
+        return LogPage()
 
     async def stats(self) -> StoreStats:
         return StoreStats(0, 0)

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from vllm_enhance.stores import EntryTags, Horizon, StoreStats, scope_value
+from vllm_enhance.stores import EntryTags, Horizon, LogLimits, LogPage, StoreStats, scope_value
 from vllm_enhance.types import InvalidationScope
 from vllm_enhance_cache.envelope import HEADER_BYTES, read_tags
 from vllm_enhance_cache.errors import StoreFault
@@ -57,6 +57,7 @@ class RedisStore:
         base = f"{prefix}:{FORMAT}:"
         self._entry = (base + "e:").encode()
         self._lease = (base + "l:").encode()
+        self._log = (base + "g:").encode()
         self._horizon = (base + "horizon").encode()
         self._channel = (base + "moved").encode()
         self._seen: tuple[bytes, Horizon] = (b"", Horizon())
@@ -85,6 +86,9 @@ class RedisStore:
             if scope.kind == "key" and isinstance(value, bytes):
                 name = self._entry + value.hex().encode()
                 return int(await (self._client.exists if scope.dry_run else self._client.unlink)(name))
+            if not scope.dry_run:
+                async for name in self._client.scan_iter(match=_glob(self._log) + b"*", count=BATCH):
+                    await self._client.unlink(name)
             async for names in self._batches():
                 doomed = names if value is None else await self._matching(names, scope.kind, value, now)
                 total += len(doomed) if scope.dry_run else sum(await self._each("UNLINK", doomed))
@@ -210,6 +214,22 @@ class RedisStore:
             name = self._lease + key.hex().encode()
             return bool(await self._client.eval(script, 1, name, owner, max(1, int(ttl * 1000))))
 
+    # ------------------------------------------------------------------ logs
+
+    async def append(self, log: str, message: bytes, limits: LogLimits) -> None:
+        arguments = (message, limits.messages, limits.nbytes, max(1, int(limits.ttl * 1000)))
+        async with self._guard:
+            await self._client.eval(scripts.APPEND, 1, self._log + log.encode(), *arguments)
+
+    async def read(self, log: str, after: str = "", count: int = 64) -> LogPage:
+        async with self._guard:
+            flat = await self._client.eval(scripts.READ, 1, self._log + log.encode(), after or "0-0", count)
+        if len(flat) > 1:
+            # An item that a stranger put there without our fields comes as an empty message, which nobody takes.
+            return LogPage([bytes(message) for message in flat[1::2]], flat[-2].decode())
+        last = flat[0].decode()
+        return LogPage((), "" if last and _place(after) > _place(last) else after)
+
     # ------------------------------------------------------------------ the rest
 
     async def stats(self) -> StoreStats:
@@ -236,6 +256,10 @@ def _advice(limit: int, policy: str) -> list[str]:
     if policy == "noeviction":
         return ["Redis evicts nothing: once full it refuses new answers; set maxmemory-policy allkeys-lru"]
     return []
+
+
+def _place(stream_id: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in stream_id.split("-")) if stream_id else (0, 0)
 
 
 def _glob(text: bytes) -> bytes:

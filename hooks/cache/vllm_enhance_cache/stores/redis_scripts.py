@@ -56,6 +56,43 @@ RENEW = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis
 
 RELEASE = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call('DEL', KEYS[1])"
 
+APPEND = """
+local function bytes_up_to(item) return tonumber(item[2][2]) or 0 end
+local function size(item) return #(item[2][4] or '') end
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local total = #ARGV[1] + (last and bytes_up_to(last) or 0)
+local id = redis.call('XADD', KEYS[1], '*', 'b', string.format('%.0f', total), 'm', ARGV[1])
+local oldest = tonumber(string.match(id, '^%d+')) - tonumber(ARGV[4])
+for _ = 1, 64 do
+  local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+  if first[1] == id then break end
+  local within = redis.call('XLEN', KEYS[1]) <= tonumber(ARGV[2])
+    and total - bytes_up_to(first) + size(first) <= tonumber(ARGV[3])
+  if within and tonumber(string.match(first[1], '^%d+')) > oldest then break end
+  redis.call('XDEL', KEYS[1], first[1])
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return id
+"""
+"""``ARGV``: message, limits in messages, bytes and milliseconds. Each item carries the bytes up to it, so that the sum
+over all that are left is a difference."""
+
+READ = """
+local flat = {}
+local found = redis.call('XREAD', 'COUNT', ARGV[2], 'STREAMS', KEYS[1], ARGV[1])
+if found then
+  for _, item in ipairs(found[1][2]) do
+    flat[#flat + 1] = item[1]
+    flat[#flat + 1] = item[2][4] or ''
+  end
+else
+  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+  flat[1] = last and last[1] or ''
+end
+return flat
+"""
+"""``ARGV``: position, count. Ids and messages by turns, or the id of the last item alone when there is nothing new."""
+
 _PLAIN = ("generation", "everything", "created_after")
 _FLOORS = ("tenants", "models", "keys")
 

@@ -13,10 +13,11 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from vllm_enhance.stores import EntryTags, Horizon, StoreStats, model_tag, tenant_tag
+from vllm_enhance.stores import EntryTags, Horizon, LogLimits, LogPage, StoreStats, model_tag, tenant_tag
 from vllm_enhance.types import InvalidationScope
 from vllm_enhance_cache.stores import sqlite_sql as sql
 from vllm_enhance_cache.stores.sqlite_thread import ConnectionThread
@@ -26,6 +27,8 @@ __all__ = ["SqliteStore"]
 POLL_SECONDS = 0.2
 SCAN_ROWS = 64
 MAX_TOUCHED = 10_000
+LOG_SHARE = 8
+"""No log grows beyond this part of the cap."""
 
 
 class SqliteStore:
@@ -77,6 +80,8 @@ class SqliteStore:
         where, values = sql.condition(scope, self._clock())
         if scope.dry_run:
             return await self._reader.run(partial(sql.count, where, (*values, self._clock())))
+        if scope.kind != "key":
+            await self._writer.run(partial(sql.execute, sql.DROP_LOGS, ()))
         total = 0
         while True:  # in steps, so that other writers get their turn
             living, gone = await self._writer.run(partial(sql.delete_some, where, values, self._clock()))
@@ -130,6 +135,15 @@ class SqliteStore:
 
     async def leased(self, key: bytes) -> bool:
         return bool(await self._reader.run(partial(sql.leased, key, self._clock())))
+
+    # ------------------------------------------------------------------ logs
+
+    async def append(self, log: str, message: bytes, limits: LogLimits) -> None:
+        capped = replace(limits, nbytes=min(limits.nbytes, self._max_bytes // LOG_SHARE))
+        await self._writer.run(partial(sql.append, log, message, capped, self._clock()))
+
+    async def read(self, log: str, after: str = "", count: int = 64) -> LogPage:
+        return await self._reader.run(partial(sql.read_log, log, int(after or 0), count, self._clock()))
 
     # ------------------------------------------------------------------ the rest
 

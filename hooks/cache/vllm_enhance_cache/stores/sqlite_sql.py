@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from vllm_enhance.errors import ConfigurationError
-from vllm_enhance.stores import Horizon, scope_value
+from vllm_enhance.stores import Horizon, LogLimits, LogPage, scope_value
 from vllm_enhance.types import InvalidationScope
 
 APPLICATION_ID = 0x76456E68
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 2.0
 OPEN_SECONDS = 5.0
 TOUCH_SECONDS = 60
@@ -38,6 +38,11 @@ CREATE INDEX IF NOT EXISTS entries_expires ON entries (expires_at);
 CREATE INDEX IF NOT EXISTS entries_used ON entries (used_at);
 CREATE TABLE IF NOT EXISTS leases (key BLOB PRIMARY KEY, owner BLOB NOT NULL, expires_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS floors (kind TEXT, tag BLOB, floor REAL NOT NULL, PRIMARY KEY (kind, tag)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS logs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, log TEXT NOT NULL, number INTEGER NOT NULL, nbytes INTEGER NOT NULL,
+    expires_at REAL NOT NULL, message BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS logs_log ON logs (log, id);
+CREATE INDEX IF NOT EXISTS logs_expires ON logs (expires_at);
 """
 
 GET = "SELECT value, used_at FROM entries WHERE key = ? AND expires_at > ?"
@@ -53,6 +58,7 @@ ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, expires_at = excluded.ex
     WHERE leases.expires_at <= ?4 OR leases.owner = excluded.owner
 """
 RENEW = "UPDATE leases SET expires_at = ? WHERE key = ? AND owner = ? AND expires_at > ?"
+DROP_LOGS = "DELETE FROM logs"
 RELEASE = "DELETE FROM leases WHERE key = ? AND owner = ? AND expires_at > ?"
 
 
@@ -105,7 +111,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA journal_size_limit = 67108864")
-    if empty:
+    if empty or version < SCHEMA_VERSION:
         connection.executescript(
             f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
             f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
@@ -211,6 +217,45 @@ def change_horizon(change: Callable[[Horizon], Horizon], connection: sqlite3.Con
         connection.execute("DELETE FROM floors")
         connection.executemany("INSERT INTO floors (kind, tag, floor) VALUES (?, ?, ?)", rows)
     return horizon
+
+
+# --------------------------------------------------------------------------- logs
+
+
+def append(log: str, message: bytes, limits: LogLimits, now: float, connection: sqlite3.Connection) -> None:
+    """Add a message; ``number`` and ``nbytes`` count messages and bytes up to it, so that a sum is a difference."""
+    with _transaction(connection):
+        last = connection.execute("SELECT number, nbytes FROM logs WHERE log = ? ORDER BY id DESC LIMIT 1", (log,))
+        number, nbytes = last.fetchone() or (0, 0)
+        number, nbytes = number + 1, nbytes + len(message)
+        connection.execute(
+            "INSERT INTO logs (log, number, nbytes, expires_at, message) VALUES (?, ?, ?, ?, ?)",
+            (log, number, nbytes, now + limits.ttl, message),
+        )
+        for _ in range(DELETE_ROWS):
+            first = connection.execute(
+                "SELECT id, number, nbytes - length(message) FROM logs WHERE log = ? ORDER BY id LIMIT 1", (log,)
+            ).fetchone()
+            within = number - first[1] < limits.messages and nbytes - first[2] <= limits.nbytes
+            if within or first[1] == number:
+                break
+            connection.execute("DELETE FROM logs WHERE id = ?", (first[0],))
+        connection.execute(
+            f"DELETE FROM logs WHERE id IN (SELECT id FROM logs WHERE expires_at <= ? LIMIT {DELETE_ROWS})",  # noqa: S608
+            (now,),
+        )
+
+
+def read_log(log: str, after: int, count: int, now: float, connection: sqlite3.Connection) -> LogPage:
+    """See :meth:`vllm_enhance.stores.Store.read`."""
+    rows = connection.execute(
+        "SELECT id, message FROM logs WHERE log = ? AND id > ? AND expires_at > ? ORDER BY id LIMIT ?",
+        (log, after, now, count),
+    ).fetchall()
+    if rows:
+        return LogPage([message for _, message in rows], str(rows[-1][0]))
+    last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'logs'").fetchone()
+    return LogPage((), "" if last is None or after > last[0] else str(after))
 
 
 # --------------------------------------------------------------------------- housekeeping
