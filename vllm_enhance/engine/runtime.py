@@ -38,6 +38,7 @@ T = TypeVar("T")
 FUSE_FAULTS = 20
 FUSE_WINDOW = 60.0
 STOP_DEADLINE = 10.0
+PUBLISH_SECONDS = 0.25
 MAX_QUESTION = 2000
 
 
@@ -96,6 +97,7 @@ class Runtime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: asyncio.Task[None] | None = None
         self._started = False
+        self._publisher: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------ life cycle
 
@@ -134,6 +136,8 @@ class Runtime:
         )
         await self.dispatcher.startup(context, self.plugins.drop)
         self.metrics.gauge("vllm_enhance_enabled", 1)
+        self.metrics.hold()
+        self._publish()
         self._started = True
         logger.info(
             "vllm-enhance %s is on: hooks %s; joined generations %s; sampled answers are %s; identity %s",
@@ -155,6 +159,13 @@ class Runtime:
             self._started = False
             await self.dispatcher.shutdown()
             self.metrics.gauge("vllm_enhance_enabled", 0)
+            if self._publisher is not None:
+                self._publisher.cancel()
+            self.metrics.release()
+
+    def _publish(self) -> None:
+        self.metrics.publish()
+        self._publisher = asyncio.get_running_loop().call_later(PUBLISH_SECONDS, self._publish)
 
     def stop_from_any_thread(self) -> None:
         """Stop the hooks as far as can be from here: waits when called beside the loop, schedules when called on it."""
