@@ -19,7 +19,7 @@ HOOKS = ("cache", "nlp", "similarity")
 
 LAYERS = (
     {"errors", "types", "directives", "records", "scope", "reasons", "throttle", "explain"},
-    {"hookspecs", "settings", "metrics", "context", "stores", "outputs"},
+    {"hookspecs", "settings", "metrics", "context", "stores", "sharing", "outputs"},
     {"plugins", "dispatch", "assembly"},
     {"engine", "server", "config"},
 )

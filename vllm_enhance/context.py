@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vllm_enhance.metrics import Metrics
     from vllm_enhance.settings import Settings
+    from vllm_enhance.sharing import SharedLog
     from vllm_enhance.types import InvalidationScope
 
 __all__ = ["HookContext"]
@@ -36,6 +37,8 @@ class HookContext:
         api_process: index of this API server process and how many there are.
         tokenize: token ids of a text, without special tokens around it. Blocking, as ``count_tokens``.
         max_model_len: tokens of prompt and answer together that the model takes; 0 when unknown.
+        shared: what processes on one store tell each other. Set by the hook package that holds the store, in its own
+            ``startup``: look at it afterwards. ``None`` while there is no such store.
     """
 
     settings: Settings
@@ -51,3 +54,4 @@ class HookContext:
     api_process: tuple[int, int] = (0, 1)
     tokenize: Callable[[str], Sequence[int]] | None = None
     max_model_len: int = 0
+    shared: SharedLog | None = None

@@ -40,6 +40,7 @@ from vllm_enhance.records import decode_record, encode_record
 from vllm_enhance.stores import model_tag, tenant_tag
 from vllm_enhance_cache.entries import Entry
 from vllm_enhance_cache.errors import EnvelopeError
+from vllm_enhance_cache.seal import mac_key
 
 __all__ = ["HEADER_BYTES", "VERSION", "Envelope", "read_tags"]
 
@@ -70,11 +71,7 @@ class Envelope:
     def __init__(self, secret: str = "", *, compression: str = "zstd", max_bytes: int = 8 * 2**20) -> None:
         self._max_bytes = max_bytes
         self._flags = KEYED if secret else 0
-        self._mac_key = (
-            hashlib.blake2b(secret.encode("utf-8", "surrogateescape"), digest_size=32, person=b"enhance-store").digest()
-            if secret
-            else b""
-        )
+        self._mac_key = mac_key(secret)
         self.codec = NONE if compression == "none" else ZSTD if find_spec("zstandard") is not None else ZLIB
 
     @property

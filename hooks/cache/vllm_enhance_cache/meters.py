@@ -47,6 +47,29 @@ METRICS: tuple[Metric, ...] = (
         ("side",),
         multiprocess="livemax",
     ),
+    Metric(
+        "vllm_enhance_store_messages",
+        "counter",
+        "Messages in the shared store's change logs: sent by this process, received from others.",
+        ("direction",),
+    ),
+    Metric(
+        "vllm_enhance_store_messages_dropped",
+        "counter",
+        "Messages that were not sent: too_large, queue_full, breaker, failed.",
+        ("reason",),
+    ),
+    Metric(
+        "vllm_enhance_store_messages_refused",
+        "counter",
+        "Messages from the change logs that were not used, by what is wrong with them (mac: not signed with our key).",
+        ("reason",),
+    ),
+    Metric(
+        "vllm_enhance_store_lag_seconds",
+        "histogram",
+        "From sending a message to receiving it in another process, by the clocks of both hosts.",
+    ),
     Metric("vllm_enhance_store_entries", "gauge", "Answers in the shared store, if it can say.", (), (), "livemax"),
     Metric("vllm_enhance_store_bytes", "gauge", "Size of the shared store, if it can say.", (), (), "livemax"),
 )
@@ -100,6 +123,20 @@ class StoreMeter:
     def dropped(self, reason: str) -> None:
         self._count("vllm_enhance_store_dropped", reason)
 
+    def message(self, direction: str, count: int = 1) -> None:
+        if count:
+            self._count("vllm_enhance_store_messages", direction, count)
+
+    def message_dropped(self, reason: str) -> None:
+        self._count("vllm_enhance_store_messages_dropped", reason)
+
+    def message_refused(self, reason: str) -> None:
+        self._count("vllm_enhance_store_messages_refused", reason)
+
+    def lag(self, seconds: float) -> None:
+        if self._metrics is not None:
+            self._metrics.observe("vllm_enhance_store_lag_seconds", seconds)
+
     def breaker(self, side: str, is_open: bool) -> None:
         if self._metrics is not None:
             self._metrics.gauge("vllm_enhance_store_open", float(is_open), side)
@@ -112,6 +149,6 @@ class StoreMeter:
         if nbytes is not None:
             self._metrics.gauge("vllm_enhance_store_bytes", nbytes)
 
-    def _count(self, name: str, label: str) -> None:
+    def _count(self, name: str, label: str, count: int = 1) -> None:
         if self._metrics is not None:
-            self._metrics.count(name, 1, label)
+            self._metrics.count(name, count, label)

@@ -288,6 +288,7 @@ class CacheHook:
 
     async def _share(self, store: Store, holds_entries: bool, context: HookContext) -> None:
         from vllm_enhance_cache.envelope import Envelope
+        from vllm_enhance_cache.seal import Seal
         from vllm_enhance_cache.shared import SharedTier
 
         options = self._options
@@ -295,6 +296,7 @@ class CacheHook:
             store,
             Envelope(options.store_key, compression=options.compression, max_bytes=options.max_entry_bytes),
             StoreMeter(context.metrics),
+            seal=Seal(options.store_key),
             holds_entries=holds_entries,
             deadline=options.store_deadline,
             on_entry=self._fetched,
@@ -303,6 +305,7 @@ class CacheHook:
             monotonic=context.monotonic,
         )
         await self._shared.start()
+        context.shared = self._shared.log
 
     def _fetched(self, entry: Entry) -> None:
         """An entry has come from the store, perhaps too late for who asked: memory takes it."""

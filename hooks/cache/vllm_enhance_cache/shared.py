@@ -1,8 +1,8 @@
 """The shared tier: a store behind an envelope, a deadline, breakers and a horizon.
 
-Reading and writing have a breaker each, since a full or read-only Redis still answers. No request ever probes: the poll
-that keeps the horizon up to date does. A view of the horizon older than a second is no view: then lookups miss, so that
-a flush elsewhere is obeyed even by a process that cannot hear of it.
+Reading and writing have a breaker each, since a full or read-only Redis still answers; the change logs have their own.
+No request ever probes: the poll that keeps the horizon up to date does. A view of the horizon older than a second is no
+view: then lookups miss, so that a flush elsewhere is obeyed even by a process that cannot hear of it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from vllm_enhance.stores import Horizon, Store
 from vllm_enhance.types import HealthReport, InvalidationScope
 from vllm_enhance_cache.breaker import Breaker, BreakerState
 from vllm_enhance_cache.calls import LIMIT_SECONDS, StoreCalls
+from vllm_enhance_cache.changes import ChangeLog
 from vllm_enhance_cache.entries import Entry
 from vllm_enhance_cache.envelope import Envelope
 from vllm_enhance_cache.errors import EnvelopeError, StoreFault
 from vllm_enhance_cache.meters import StoreMeter
+from vllm_enhance_cache.seal import Seal
 from vllm_enhance_cache.writer import Writer
 
 __all__ = ["SharedTier"]
@@ -35,6 +37,7 @@ CLEAR_SECONDS = 3.5
 LARGE_BYTES = 65536
 MAX_PENDING = 64
 GAUGE_EVERY = 60
+SIDES = ("reads", "writes", "messages out", "messages in")
 
 
 class SharedTier:
@@ -44,6 +47,7 @@ class SharedTier:
         store: the backend.
         envelope: seals and opens values.
         meter: metrics.
+        seal: signs and checks what is in the change logs.
         holds_entries: ``False`` for a store that only tells processes what to forget, see
             :class:`vllm_enhance_cache.stores.host.HostHorizon`.
         deadline: seconds that a lookup may take.
@@ -58,6 +62,7 @@ class SharedTier:
         envelope: Envelope,
         meter: StoreMeter,
         *,
+        seal: Seal | None = None,
         holds_entries: bool = True,
         deadline: float = 0.025,
         on_entry: Callable[[Entry], None] = lambda entry: None,
@@ -82,9 +87,20 @@ class SharedTier:
         self._poller: asyncio.Task[None] | None = None
         self._clearing: set[asyncio.Task[int | None]] = set()
         self._calls = StoreCalls(store.name, meter, monotonic)
-        self._reading = Breaker(monotonic, chance, self._log_change("reads"))
-        self._writing = Breaker(monotonic, chance, self._log_change("writes"))
+        self._breakers = {side: Breaker(monotonic, chance, self._log_change(side)) for side in SIDES}
+        self._reading, self._writing, sending, hearing = self._breakers.values()
         self._writer = Writer(self._write, meter)
+        self.log = ChangeLog(
+            store,
+            seal or Seal(),
+            self._calls,
+            meter,
+            sending=sending,
+            hearing=hearing,
+            horizon=lambda: self.horizon,
+            carries_answers=holds_entries,
+            clock=clock,
+        )
 
     # ------------------------------------------------------------------ traffic
 
@@ -248,6 +264,7 @@ class SharedTier:
         if horizon != self.horizon:
             self.horizon = horizon
             self._on_horizon(horizon)
+            self.log.moved(horizon)
 
     # ------------------------------------------------------------------ life cycle
 
@@ -266,6 +283,7 @@ class SharedTier:
             poller.cancel()
             await asyncio.gather(poller, return_exceptions=True)
         await self._writer.close()
+        await self.log.close()
         for task in list(self._clearing):
             task.cancel()
         await self._calls.close()
@@ -305,11 +323,9 @@ class SharedTier:
     # ------------------------------------------------------------------ for people
 
     def health(self) -> HealthReport:
-        """Degraded while either breaker is open or the view is stale."""
+        """Degraded while a breaker is open or the view is stale."""
         problems = [
-            f"{side} stopped: {breaker.reason}"
-            for side, breaker in (("reads", self._reading), ("writes", self._writing))
-            if not breaker.closed
+            f"{side} stopped: {breaker.reason}" for side, breaker in self._breakers.items() if not breaker.closed
         ]
         if not problems and not self._listening:
             problems.append("no answer yet")
@@ -324,6 +340,7 @@ class SharedTier:
             "signed": self._envelope.keyed,
             "waiting_writes": len(self._writer),
             "generation": self.horizon.generation,
+            "log": self.log.stats(),
         }
         try:
             looked = await self._calls.run("stats", self.store.stats, None, LIMIT_SECONDS)
