@@ -21,7 +21,8 @@ from vllm_enhance.reasons import BYPASS_REASONS, MISS_REASONS, NOT_STORED_REASON
 from vllm_enhance.settings import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADINGS = {"cache": "Cache", "nlp": "NLP", "similarity": "Similarity"}
+OWN = ("cache", "nlp", "similarity", "similar-results", "traffic-log")
+HEADINGS = {"cache": "Cache", "nlp": "NLP", "similarity": "Similarity", "traffic-log": "Traffic log"}
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -33,7 +34,7 @@ def table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def own_plugins() -> PluginSet:
     """The hook packages of this distribution, and no others that happen to be installed."""
-    plugins = load_plugins(("cache", "nlp", "similarity"))
+    plugins = load_plugins(OWN)
     if plugins.broken:
         raise SystemExit(f"error: {plugins.broken}")
     return plugins
@@ -85,7 +86,7 @@ def all_metrics() -> dict[str, list[Metric]]:
     plugins = own_plugins()
     for plugin in plugins.loaded:
         module = importlib.import_module(type(plugins.manager.get_plugin(plugin.name)).__module__)
-        result[HEADINGS[plugin.name]] = list(getattr(module, "METRICS", ()))
+        result[HEADINGS.get(plugin.name, plugin.name)] = list(getattr(module, "METRICS", ()))
     return result
 
 

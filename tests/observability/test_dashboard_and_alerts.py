@@ -19,7 +19,12 @@ from vllm_enhance.metrics import CORE_METRICS, Metrics
 from vllm_enhance.types import Source
 
 FOLDER = Path(__file__).parents[2] / "docs" / "observability"
-HOOK_METRICS = ("vllm_enhance_cache.meters", "vllm_enhance_nlp.meters", "vllm_enhance_similarity.meters")
+HOOK_METRICS = (
+    "vllm_enhance.traffic_log",
+    "vllm_enhance_cache.meters",
+    "vllm_enhance_nlp.meters",
+    "vllm_enhance_similarity.meters",
+)
 FROM_PROMETHEUS = {"job", "instance", "le"}
 SOURCES = {source.value for source in Source} | {"rejected"}
 
