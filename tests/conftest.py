@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from vllm_enhance.testing.models import tiny_lora, tiny_model
+from vllm_enhance.testing.models import tiny_lora, tiny_model, tiny_vision_model
 from vllm_enhance.testing.server import ServerProcess
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +37,12 @@ def _no_enhance_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def _tiny_model() -> Path:
     """Directory of the tiny model."""
     return tiny_model(CACHE)
+
+
+@pytest.fixture(scope="session", name="tiny_vision_model")
+def _tiny_vision_model() -> Path:
+    """Directory of a tiny model that takes images."""
+    return tiny_vision_model(CACHE)
 
 
 @pytest.fixture(scope="session", name="tiny_lora")

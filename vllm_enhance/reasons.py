@@ -19,6 +19,7 @@ BYPASS_REASONS: Mapping[str, str] = {
     "weights_updating": "A weight update is under way, so there is no telling which model would answer.",
     "prompt_embeds": "The prompt is embeddings, not tokens, and has no exact identity.",
     "multimodal_cache": "Images or audio under a processor cache that the engine must see every request of.",
+    "multimodal_unhashed": "Images or audio that vLLM gave no content hash: processor and prefix caching are both off.",
     "kv_transfer": "The request hands KV blocks from one engine to another, and the engine must see it.",
     "streaming_input": "The input arrives while the engine works, as in realtime audio.",
     "engine_request": "A program passed a ready-made engine request instead of a prompt.",

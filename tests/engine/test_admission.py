@@ -38,7 +38,7 @@ def applicant(params: SamplingParams | None = None, **changes: Any) -> Applicant
         "directives": NO_DIRECTIVES,
         "state": 0,
         "cache_sampled": True,
-        "media_safe": True,
+        "media_obstacle": None,
     }
     return Applicant(**{**fields, **changes})
 
@@ -63,10 +63,15 @@ CASES: dict[str, list[Applicant]] = {
         applicant(prompt={"type": "enc_dec", "encoder_prompt": EMBEDS, "decoder_prompt": TOKEN}),
         applicant(prompt={"type": "enc_dec", "encoder_prompt": TOKEN, "decoder_prompt": EMBEDS}),
     ],
-    "multimodal_cache": [
-        applicant(prompt=IMAGE, media_safe=False),
-        applicant(prompt={"type": "enc_dec", "encoder_prompt": IMAGE, "decoder_prompt": TOKEN}, media_safe=False),
-    ],
+    **{
+        obstacle: [
+            applicant(prompt=IMAGE, media_obstacle=obstacle),
+            applicant(
+                prompt={"type": "enc_dec", "encoder_prompt": IMAGE, "decoder_prompt": TOKEN}, media_obstacle=obstacle
+            ),
+        ]
+        for obstacle in ("multimodal_cache", "multimodal_unhashed")
+    },
     "kv_transfer": [
         applicant(SamplingParams(extra_args={"kv_transfer_params": {"do_remote_decode": True}})),
         applicant(SamplingParams(extra_args={"ec_transfer_params": {"x": 1}})),
@@ -97,6 +102,7 @@ ADMITTED = [
     applicant(SamplingParams(max_tokens=1)),
     applicant(SamplingParams(extra_args={"kv_transfer_params": None, "x": 1})),
     applicant(prompt=IMAGE),
+    *(applicant(media_obstacle=obstacle) for obstacle in ("multimodal_cache", "multimodal_unhashed")),
     applicant(lora=SimpleNamespace(load_inplace=False)),
     applicant(directives=parse_xarg("no-store")),
     applicant(directives=parse_xarg("no-cache")),

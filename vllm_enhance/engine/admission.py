@@ -25,7 +25,7 @@ class Applicant:
         directives: what the client asked for.
         state: flags of :class:`~vllm_enhance.engine.epoch.Epoch`.
         cache_sampled: setting ``cache-sampled``.
-        media_safe: no processor cache has to be kept in step with the engine's.
+        media_obstacle: the reason of this engine's requests with images or sound, if they may not be cached.
         lora: the request's adapter.
     """
 
@@ -34,7 +34,7 @@ class Applicant:
     directives: Directives
     state: int
     cache_sampled: bool
-    media_safe: bool
+    media_obstacle: str | None
     lora: Any = None
 
 
@@ -73,7 +73,8 @@ REASONS: tuple[tuple[str, Callable[[Applicant], bool]], ...] = (
     ("asleep", lambda a: bool(a.state & ASLEEP)),
     ("weights_updating", lambda a: bool(a.state & UPDATING)),
     ("prompt_embeds", _embeds),
-    ("multimodal_cache", lambda a: not a.media_safe and _multimodal(a)),
+    ("multimodal_cache", lambda a: a.media_obstacle == "multimodal_cache" and _multimodal(a)),
+    ("multimodal_unhashed", lambda a: a.media_obstacle == "multimodal_unhashed" and _multimodal(a)),
     ("kv_transfer", lambda a: _extra(a, "kv_transfer_params", "ec_transfer_params")),
     ("lora_inplace", lambda a: bool(getattr(a.lora, "load_inplace", False))),
     ("trace_replay", lambda a: bool(getattr(a.params, "trace_decode_token_ids", None))),

@@ -79,7 +79,7 @@ class Call:
             context.directives,
             runtime.epoch.state,
             runtime.cache_sampled,
-            runtime.media_safe,
+            runtime.media_obstacle,
             lora,
         )
         self.key = None

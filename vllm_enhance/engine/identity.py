@@ -7,6 +7,7 @@ weights under the same name never find the old answers, and the same weights fin
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
@@ -48,6 +49,15 @@ CONFIG_FIELDS = (
     "watermark_config",
     "additional_config",
 )
+MEDIA_CACHING = (
+    "mm_processor_cache",
+    "mm_shm_cache",
+    "mm_tensor_ipc",
+    "mm_ipc",
+    "skip_mm_profiling",
+    "limit_per_prompt",
+)
+"""Beginnings of the multimodal settings that say how inputs are kept and counted, not what the model sees."""
 PARALLEL_FIELDS = ("tensor_parallel_size", "pipeline_parallel_size", "decode_context_parallel_size")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf", ".json", ".model", ".txt", ".jinja")
 MAX_FILES = 4096
@@ -62,6 +72,7 @@ def model_identity(vllm_config: Any) -> bytes:
         "commit": str(getattr(model.hf_config, "_commit_hash", None)),
         "model": {name: _plain(getattr(model, name, None)) for name in MODEL_FIELDS},
         "engine": {name: _plain(getattr(vllm_config, name, None)) for name in CONFIG_FIELDS},
+        "media": _media(model),
         "parallel": {name: _plain(getattr(vllm_config.parallel_config, name, None)) for name in PARALLEL_FIELDS},
         "files": [list(_files(path)) for path in {str(model.model), str(model.tokenizer)}],
     }
@@ -79,6 +90,15 @@ def lora_identity(lora: Any) -> bytes:
     path = str(lora.lora_path)
     facts = [lora.lora_name, path, list(_files(path))]
     return hashlib.blake2b(encode(facts), digest_size=16, person=b"enhance-lora").digest()
+
+
+def _media(model_config: Any) -> dict[str, Any]:
+    """How images and sound are read and processed: neither ``compute_hash`` nor ``mm_hashes`` has the server's part."""
+    config = getattr(model_config, "multimodal_config", None)
+    if config is None:
+        return {}
+    names = [field.name for field in dataclasses.fields(config) if not field.name.startswith(MEDIA_CACHING)]
+    return {name: _plain(getattr(config, name)) for name in names}
 
 
 def _files(path: str) -> Iterator[tuple[str, int, int]]:

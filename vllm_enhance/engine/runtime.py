@@ -18,6 +18,7 @@ from vllm_enhance.engine.epoch import Epoch
 from vllm_enhance.engine.identity import lora_identity, model_identity
 from vllm_enhance.engine.idle import IdleGenerator
 from vllm_enhance.engine.inflight import Generation, InflightTable
+from vllm_enhance.engine.media import media_obstacle
 from vllm_enhance.engine.pins import Pins
 from vllm_enhance.engine.tracing import make_tracer
 from vllm_enhance.explain import ExplainLog, annotations_shown
@@ -85,7 +86,7 @@ class Runtime:
         self.stream_interval = int(getattr(config.scheduler_config, "stream_interval", 1) or 1)
         self.max_model_len: int = client.model_config.max_model_len
         self.max_num_seqs: int = getattr(config.scheduler_config, "max_num_seqs", 256)
-        self.media_safe = _media_safe(client)
+        self.media_obstacle = media_obstacle(client)
         observability = getattr(config, "observability_config", None)
         self.tracer = make_tracer(getattr(observability, "otlp_traces_endpoint", None), clock)
         self.started_at = clock()
@@ -412,14 +413,3 @@ class Runtime:
             model=generation.context.model,
         )
         return generation.record
-
-
-def _media_safe(client: Any) -> bool:
-    """Whether images and sound may be answered from the cache.
-
-    vLLM's ``lru`` and ``shm`` processor caches keep a shadow of the engine's cache in this process and count on every
-    rendered request reaching the engine (``vllm/multimodal/cache/base.py``). Skipping the engine would let the two
-    drift apart, so with those caches such requests go past ours.
-    """
-    cache = getattr(client.renderer, "mm_processor_cache", None)
-    return cache is None or type(cache).__name__ == "MultiModalProcessorOnlyCache"

@@ -1,8 +1,8 @@
 """Tiny models made on the spot: what the real engine serves where no model hub can be reached.
 
-A Llama with four layers and random weights over a byte-level vocabulary. What it says is noise, but printable, greedy
-noise is the same each time, and different prompts get different answers, so a mixed-up answer shows. torch,
-transformers and safetensors are imported when a model is made, not before.
+A Llama with four layers and random weights over a byte-level vocabulary, alone or behind a tiny image encoder. What it
+says is noise, but printable, greedy noise is the same each time, and different prompts and images get different
+answers, so a mixed-up answer shows. torch, transformers and safetensors are imported when a model is made, not before.
 """
 
 from __future__ import annotations
@@ -16,11 +16,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["make_tiny_lora", "make_tiny_model", "tiny_lora", "tiny_model"]
+__all__ = [
+    "make_tiny_lora",
+    "make_tiny_model",
+    "make_tiny_vision_model",
+    "tiny_lora",
+    "tiny_model",
+    "tiny_vision_model",
+]
 
 SPECIAL = ("<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>", "<|pad|>")
-BOS, EOS, PAD = 256, 257, 263
+VISION_SPECIAL = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+BOS, EOS, PAD, IMAGE = 256, 257, 263, 264
 HIDDEN, LAYERS, HEADS = 256, 4, 4
+IMAGE_SIZE, PATCH, SHUFFLE = 56, 14, 2
+"""Pixels a side of an image and of a patch, and how many patches a side make one token: 4 tokens an image."""
 
 CHAT_TEMPLATE = """\
 {{- bos_token }}
@@ -48,14 +58,65 @@ def tiny_lora(cache: Path, seed: int = 1) -> Path:
     return _cached(cache, f"tiny-lora-{seed}", lambda directory: make_tiny_lora(directory, seed))
 
 
+def tiny_vision_model(cache: Path) -> Path:
+    """A model that takes images beside text, under ``cache``; see :func:`make_tiny_vision_model`."""
+    return _cached(cache, "tiny-vision-model", make_tiny_vision_model)
+
+
 def make_tiny_model(directory: Path, seed: int = 0) -> None:
     """Write model, tokenizer, chat template and generation defaults into ``directory`` (about 6 MB)."""
-    import torch
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     _tokenizer().save_pretrained(directory)
-    config = LlamaConfig(
-        vocab_size=256 + len(SPECIAL),
+    _save(lambda: LlamaForCausalLM(_text_config()), directory, seed)
+
+
+def make_tiny_vision_model(directory: Path, seed: int = 0) -> None:
+    """Write an Idefics3 over the tiny model's text half, with its image processor, into ``directory`` (about 7 MB).
+
+    Of the architectures that vLLM can load without torchvision, the one with the plainest prompt: any image becomes
+    seven tokens in its place.
+    """
+    from transformers import (
+        Idefics3Config,
+        Idefics3ForConditionalGeneration,
+        Idefics3ImageProcessorPil,
+        Idefics3Processor,
+    )
+
+    tokenizer = _tokenizer(VISION_SPECIAL)
+    edge = {"longest_edge": IMAGE_SIZE}
+    images = Idefics3ImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False)
+    Idefics3Processor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        image_seq_len=(IMAGE_SIZE // PATCH // SHUFFLE) ** 2,
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(directory)
+    config = Idefics3Config(
+        vision_config={
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH,
+            "initializer_range": 0.2,
+        },
+        text_config=_text_config(len(VISION_SPECIAL)),
+        image_token_id=IMAGE,
+        scale_factor=SHUFFLE,
+        pad_token_id=PAD,
+        tie_word_embeddings=False,
+    )
+    _save(lambda: Idefics3ForConditionalGeneration(config), directory, seed)
+
+
+def _text_config(more_tokens: int = 0) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=256 + len(SPECIAL) + more_tokens,
         hidden_size=HIDDEN,
         intermediate_size=2 * HIDDEN,
         num_hidden_layers=LAYERS,
@@ -68,14 +129,18 @@ def make_tiny_model(directory: Path, seed: int = 0) -> None:
         pad_token_id=PAD,
         tie_word_embeddings=False,
     )
-    state = torch.random.get_rng_state()
-    try:
+
+
+def _save(make: Callable[[], Any], directory: Path, seed: int) -> None:
+    """Random weights of this seed that say printable letters."""
+    import torch
+    from transformers import GenerationConfig
+
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-    finally:
-        torch.random.set_rng_state(state)
+        model = make()
     with torch.no_grad():
-        said = torch.zeros(config.vocab_size, dtype=torch.bool)
+        said = torch.zeros(model.lm_head.weight.shape[0], dtype=torch.bool)
         said[32:127] = True
         said[EOS] = True
         model.lm_head.weight[~said] = 0.0  # a logit of 0 against noise: almost never the largest
@@ -116,13 +181,13 @@ def make_tiny_lora(directory: Path, seed: int) -> None:
     save_file(weights, directory / "adapter_model.safetensors")
 
 
-def _tokenizer() -> Any:
-    """Byte-level: ids 0 to 255 are the bytes, then :data:`SPECIAL`."""
+def _tokenizer(more: tuple[str, ...] = ()) -> Any:
+    """Byte-level: ids 0 to 255 are the bytes, then :data:`SPECIAL` and ``more``."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {letter: byte for byte, letter in enumerate(_byte_letters())}
-    vocabulary.update({word: 256 + index for index, word in enumerate(SPECIAL)})
+    vocabulary.update({word: 256 + index for index, word in enumerate((*SPECIAL, *more))})
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -131,7 +196,7 @@ def _tokenizer() -> Any:
         bos_token=SPECIAL[0],
         eos_token=SPECIAL[1],
         pad_token=SPECIAL[7],
-        additional_special_tokens=list(SPECIAL[2:7]),
+        additional_special_tokens=[*SPECIAL[2:7], *more],
         chat_template=CHAT_TEMPLATE,
         model_max_length=4096,
     )
