@@ -87,3 +87,49 @@ def test_judgements_are_symmetric_and_kept(tmp_path: Path) -> None:
     file = written(tmp_path / "labels.jsonl", {"a": "x", "b": "y", "same": 1})
     assert read_judgements(file).verdict("y", "x") is True
     assert read_judgements(tmp_path / "none.jsonl").pairs == {}
+
+
+def asked(text: str | None, at: float, *, source: str = "engine", key: str = "k", **more: object) -> dict[str, object]:
+    return {"event": "request", "at": at, "text": text, "partition": "p", "source": source, "key": key, **more}
+
+
+def test_the_servers_own_log_is_read_in_the_order_of_time_with_verdicts_and_feedback(tmp_path: Path) -> None:
+    similar = {"action": "reuse", "reason": "accepted", "question": "What is a cache?", "similarity": 0.97}
+    written(
+        tmp_path / "traffic-p0-a.jsonl",
+        asked("What is a cache?", 1.0),
+        asked("Whats a cache?", 3.0, source="similar", key="k3", similar=similar),
+        {"event": "verdict", "at": 4.0, "asked": "what's a cache", "stored": "What is a cache?", "same": True},
+        {"event": "feedback", "at": 5.0, "key": "k3", "verdict": "wrong"},
+        {"event": "feedback", "at": 5.0, "key": "unknown", "verdict": "wrong"},
+    )
+    written(
+        tmp_path / "traffic-p1-a.jsonl.gz",
+        asked("what's a cache", 2.0),
+        asked(None, 2.5),
+        asked("What is a cache?", 6.0, source="memory"),
+    )
+    (tmp_path / "notes.txt").write_text("not a log")
+    traffic = read_traffic([tmp_path])
+    assert traffic.texts == ["What is a cache?", "what's a cache", "Whats a cache?"]
+    assert traffic.asked == [0, 1, 2, 0]
+    assert traffic.partitions == [0, 0, 0]
+    assert (traffic.truth(1, 0), traffic.truth(2, 0), traffic.truth(1, 2)) == (True, False, None)
+    assert (traffic.lines, traffic.skipped) == (4, 0)
+
+
+def test_partitions_of_the_servers_log_stay_apart(tmp_path: Path) -> None:
+    log = written(tmp_path / "a.jsonl", asked("x", 1.0), {**asked("x", 2.0), "partition": "other"})
+    assert read_traffic([log]).partitions == [0, 1]
+
+
+def test_a_directory_without_a_log_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="holds no traffic log"):
+        read_traffic([tmp_path])
+
+
+def test_a_cut_last_line_is_skipped(tmp_path: Path) -> None:
+    rows = [json.dumps(asked(f"q{number}", number)) for number in range(20)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows) + '\n{"event": "requ')
+    traffic = read_traffic([tmp_path])
+    assert (len(traffic.asked), traffic.skipped) == (20, 1)

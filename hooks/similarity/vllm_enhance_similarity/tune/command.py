@@ -11,7 +11,6 @@ import typer
 
 from vllm_enhance.commands.options import AsJson
 from vllm_enhance.commands.output import console, percent, print_json, table, text
-from vllm_enhance.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +30,12 @@ MIN_LABELLED = 0.5
 
 
 def tune(
-    logs: Annotated[list[Path], typer.Argument(help="Recorded traffic, JSON lines, gzip or not; see docs/tuning.md.")],
+    logs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Recorded traffic: JSON lines, gzip or not, or the directory of --enhance-traffic-log-dir."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The report.")] = Path("tune.html"),
     config: Annotated[Path | None, typer.Option(help="Also write the recommended settings, as YAML.")] = None,
     max_error: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Wrong answers per request to allow.")] = 0.01,
@@ -40,7 +44,10 @@ def tune(
         typer.Option(envvar="ENHANCE_EMBEDDING_MODEL", help="Sentence-transformers model: a directory or hub name."),
     ] = "",
     embeddings: Annotated[
-        Path | None, typer.Option(help="Embeddings made before: a .npy with one row a line of the logs, or to write.")
+        Path | None,
+        typer.Option(
+            help="Where embeddings are kept: FILE.npz grows with the log; FILE.npy has one row for each request."
+        ),
     ] = None,
     label: Annotated[bool, typer.Option("--label", help="Judge pairs in the terminal first.")] = False,
     labels: Annotated[Path, typer.Option(help="Where verdicts are kept.")] = Path("tune-labels.jsonl"),
@@ -53,6 +60,7 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Replay recorded traffic through guards and policies, and write a report with recommended settings."""
+    from vllm_enhance_similarity.tune.embeddings import embed_traffic
     from vllm_enhance_similarity.tune.outcome import advise, outcomes, rejudge
     from vllm_enhance_similarity.tune.report import ReportFacts, render_report, render_yaml
     from vllm_enhance_similarity.tune.traffic import read_judgements, read_traffic
@@ -61,7 +69,13 @@ def tune(
     traffic = read_traffic(logs, limit=limit)
     traffic.judged.pairs.update(read_judgements(labels).pairs)
     with _progress(quiet=as_json) as progress:
-        vectors, embedder = _vectors(traffic, embedding_model, embeddings, progress)
+        task = progress.add_task("embeddings", total=len(traffic.texts), visible=False)
+        vectors, embedder = embed_traffic(
+            traffic,
+            embedding_model,
+            embeddings,
+            lambda done, of: progress.update(task, completed=done, total=of, visible=True),
+        )
         replays = _replays(traffic, vectors, bounded_requests, workers, progress)
     if label:
         _label(traffic, replays, labels)
@@ -97,48 +111,6 @@ def _progress(*, quiet: bool) -> Progress:
 
     columns = (TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=quiet)
-
-
-def _vectors(traffic: Traffic, model: str, file: Path | None, progress: Progress) -> tuple[NDArray[np.float32], str]:
-    """Unit vectors of the distinct texts, read or made, and where they come from."""
-    import numpy as np
-
-    if file is not None and file.exists():
-        try:
-            whole = np.load(file, allow_pickle=False, mmap_mode="r")
-        except ValueError as error:
-            raise ConfigurationError(f"{file} holds no embeddings: {error}") from None
-        if whole.ndim != 2 or whole.shape[0] < max(traffic.rows) + 1:
-            raise ConfigurationError(
-                f"{file} has shape {whole.shape}; one row for each of the {max(traffic.rows) + 1} lines is wanted"
-            )
-        vectors = np.array(whole[traffic.rows], dtype=np.float32)
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), file.name
-    if not model:
-        raise ConfigurationError("--embedding-model (or --embeddings with a file made before) is wanted")
-    vectors = _encode(traffic, model, progress)
-    if file is not None:
-        if traffic.rows != list(range(traffic.lines)):
-            raise ConfigurationError("--embeddings can only be written for logs without repeats and pairs")
-        np.save(file, vectors, allow_pickle=False)
-    return vectors, model.rstrip("/").rpartition("/")[2]
-
-
-def _encode(traffic: Traffic, model: str, progress: Progress) -> NDArray[np.float32]:
-    import numpy as np
-
-    from vllm_enhance_similarity.encoders import SentenceTransformerEncoder
-
-    encoder = SentenceTransformerEncoder(model)
-    identity = encoder.load()
-    task = progress.add_task("embeddings", total=len(traffic.texts))
-    vectors = np.empty((len(traffic.texts), identity.dimension), dtype=np.float32)
-    order = sorted(range(len(traffic.texts)), key=lambda number: len(traffic.texts[number]))
-    for start in range(0, len(order), 64):
-        block = order[start : start + 64]
-        vectors[block] = encoder.encode([traffic.texts[number] for number in block])
-        progress.advance(task, len(block))
-    return vectors
 
 
 def _replays(

@@ -6,9 +6,11 @@ A line is one of
   answer fits both;
 - a request body of the OpenAI API (``messages`` or ``prompt``), alone or under ``body`` or ``request``: the last user
   text is the question, all the rest is what must match exactly;
-- ``{"a": ..., "b": ..., "same": 0 or 1}``: a judged pair; all ``a`` are stored first and all ``b`` are asked.
+- ``{"a": ..., "b": ..., "same": 0 or 1}``: a judged pair; all ``a`` are stored first and all ``b`` are asked;
+- a line of the server's own traffic log (``"event"``, see `vllm_enhance.traffic_log`): its requests are the stream,
+  and its verdicts and feedback judge pairs.
 
-Files may be gzipped.
+Files may be gzipped. A directory is a traffic log: all its files, in the order of time.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from typing import Any, TextIO
 from vllm_enhance.errors import ConfigurationError
 
 __all__ = ["Judgements", "Traffic", "open_text", "read_judgements", "read_traffic"]
+
+EVENTS = frozenset({"request", "verdict", "feedback"})
 
 MAX_PROBLEMS = 0.1
 """Share of unreadable lines above which the file is refused."""
@@ -54,6 +58,7 @@ class Traffic:
         stored: texts whose answers are there from the start.
         rows: of each text, the first line that held it, counted without unreadable ones.
         judged: verdicts on pairs.
+        lines: requests read; pairs count as one.
         skipped: lines that could not be read.
     """
 
@@ -66,6 +71,7 @@ class Traffic:
     judged: Judgements = field(default_factory=Judgements)
     lines: int = 0
     skipped: int = 0
+    _reused: dict[str, tuple[str, str]] = field(default_factory=dict)
     _numbers: dict[tuple[int, str], int] = field(default_factory=dict)
     _partitions: dict[str, int] = field(default_factory=dict)
 
@@ -81,6 +87,19 @@ class Traffic:
         elif label is not None and self.labels[found] is None:
             self.labels[found] = label
         return found
+
+    def take_event(self, row: Mapping[str, Any]) -> None:
+        """Take over what a line of the server's log says of pairs."""
+        similar, verdict = row.get("similar"), row.get("verdict")
+        if row["event"] == "verdict":
+            if isinstance(row.get("asked"), str) and isinstance(row.get("stored"), str):
+                self.judged.add(row["asked"].strip(), row["stored"].strip(), bool(row.get("same")))
+        elif row["event"] == "feedback":
+            pair = self._reused.get(str(row.get("key")))
+            if pair is not None and verdict in ("wrong", "right"):
+                self.judged.add(*pair, verdict == "right")
+        elif row.get("source") == "similar" and isinstance(similar, dict) and isinstance(similar.get("question"), str):
+            self._reused[str(row.get("key"))] = (_question_text(row), similar["question"].strip())
 
     def truth(self, one: int, other: int) -> bool | None:
         """Whether one answer fits both texts, or ``None`` when nobody knows."""
@@ -112,6 +131,10 @@ def read_traffic(paths: Iterable[Path], *, limit: int = 0) -> Traffic:
     for row in _rows(paths, traffic):
         if limit and traffic.lines >= limit:
             break
+        if row.get("event") in EVENTS:
+            traffic.take_event(row)
+            if row["event"] != "request" or not _question_text(row):
+                continue  # a request in which nothing may vary is none of similarity's
         if "a" in row and "b" in row:
             a, b = str(row["a"]), str(row["b"])
             traffic.judged.add(a, b, bool(int(row.get("same", 0))))
@@ -125,7 +148,7 @@ def read_traffic(paths: Iterable[Path], *, limit: int = 0) -> Traffic:
     if not asked or traffic.skipped > MAX_PROBLEMS * (traffic.lines + traffic.skipped):
         raise ConfigurationError(
             f"{traffic.skipped} of {traffic.lines + traffic.skipped} lines hold no question; a line is JSON with "
-            '"text", or "messages", or "prompt", or the pair "a", "b", "same"'
+            '"text", or "messages", or "prompt", or the pair "a", "b", "same", or of the server\'s own traffic log'
         )
     return traffic
 
@@ -143,18 +166,29 @@ def read_judgements(path: Path) -> Judgements:
 
 def _rows(paths: Iterable[Path], traffic: Traffic) -> Iterator[Mapping[str, Any]]:
     for path in paths:
-        try:
-            with open_text(path) as lines:
-                for line in lines:
-                    if not line.strip():
-                        continue
-                    row = _parsed(line)
-                    if row is None:
-                        traffic.skipped += 1
-                    else:
-                        yield row
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{path} cannot be read: {error}") from error
+        if path.is_dir():
+            files = sorted(each for each in path.iterdir() if each.name.endswith((".jsonl", ".jsonl.gz")))
+            if not files:
+                raise ConfigurationError(f"{path} holds no traffic log: no file in it ends in .jsonl or .jsonl.gz")
+            rows = [row for file in files for row in _rows_of(file, traffic)]
+            yield from sorted(rows, key=lambda row: float(row.get("at") or 0.0))
+        else:
+            yield from _rows_of(path, traffic)
+
+
+def _rows_of(path: Path, traffic: Traffic) -> Iterator[Mapping[str, Any]]:
+    try:
+        with open_text(path) as lines:
+            for line in lines:
+                if not line.strip():
+                    continue
+                row = _parsed(line)
+                if row is None:
+                    traffic.skipped += 1
+                else:
+                    yield row
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
 def _parsed(line: str) -> Mapping[str, Any] | None:
@@ -164,6 +198,8 @@ def _parsed(line: str) -> Mapping[str, Any] | None:
         return None
     if not isinstance(row, dict):
         return None
+    if row.get("event") in EVENTS:
+        return row if isinstance(row.get("at", 0.0), int | float) else None
     if isinstance(row.get("a"), str) and isinstance(row.get("b"), str):
         return row
     return row if _question_text(_body(row)) else None
@@ -190,6 +226,8 @@ DELIVERY = frozenset({"stream", "stream_options", "user", "request_id", "metadat
 
 def _question(row: Mapping[str, Any]) -> tuple[str, str, str | None]:
     """Question, what must match exactly, label."""
+    if row.get("event") == "request":
+        return _question_text(row), str(row.get("partition")), None
     body = _body(row)
     label = row.get("label")
     if label is None and isinstance(row.get("answer"), str):
