@@ -90,7 +90,7 @@ async def start(minilm: str) -> AsyncIterator[Start]:
     started: list[SimilarityHook] = []
 
     async def make(*, generate_idle: Any = None, ready: bool = True, **options: Any) -> Bench:
-        hook = SimilarityHook(SimilarityOptions(**({"embedding_model": minilm} | options)))
+        hook = SimilarityHook(SimilarityOptions(**({"embedding_model": minilm, "similarity_deadline": 30.0} | options)))
         bench = Bench(hook)
         context = HookContext(
             settings=Settings(SettingsTable(SETTINGS), {}, {}),

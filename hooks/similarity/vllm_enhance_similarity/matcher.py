@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vllm_enhance_similarity.index.partitioned import PartitionedIndex
+    from vllm_enhance_similarity.corrections import Corrections
+    from vllm_enhance_similarity.index.partitioned import Candidate, PartitionedIndex
     from vllm_enhance_similarity.policies.base import DecisionPolicy
     from vllm_enhance_similarity.reranker import Reranker
 
@@ -47,6 +48,7 @@ class Matcher:
 
     Args:
         min_rerank: with a reranker, candidates that score below are vetoed.
+        corrections: reuses that users called wrong; what they object to has the veto `feedback`.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class Matcher:
         neighbours: int = NEIGHBOURS,
         reranker: Reranker | None = None,
         min_rerank: float = 0.5,
+        corrections: Corrections | None = None,
     ) -> None:
         self.index = index
         self.policy = policy
         self._count = neighbours
         self._reranker = reranker
         self._min_rerank = min_rerank
+        self._corrections = corrections
 
     def match(
         self, partition: bytes, text: str, vector: NDArray[np.float32], *, now: float, draw: float
@@ -96,7 +100,19 @@ class Matcher:
     ) -> tuple[dict[bytes, Entry], list[Neighbour]]:
         candidates = self.index.search(partition, vector, count, now=now)
         checked = [check_candidate(text, candidate.entry, candidate.similarity) for candidate in candidates]
+        if self._corrections is not None and len(self._corrections):
+            checked = [
+                self._corrected(one, candidate, vector, now) for one, candidate in zip(checked, candidates, strict=True)
+            ]
         return {candidate.entry.key: candidate.entry for candidate in candidates}, self._reranked(text, checked)
+
+    def _corrected(self, one: Neighbour, candidate: Candidate, vector: NDArray[np.float32], now: float) -> Neighbour:
+        entry = candidate.entry
+        if self._corrections is None or not self._corrections.object_to(
+            entry.partition, entry.group, vector, candidate.similarity, now
+        ):
+            return one
+        return msgspec.structs.replace(one, vetoes=(*one.vetoes, "feedback"))
 
     def remember(
         self,
@@ -111,6 +127,7 @@ class Matcher:
         expires: float | None,
         payload: bytes,
         group: bytes = b"",
+        generation: int = 0,
     ) -> Entry | None:
         """Store a question with its answer. None for a question that may never be reused."""
         if is_time_bound(text):
@@ -126,6 +143,7 @@ class Matcher:
             group=group,
             expires=expires,
             payload=payload,
+            generation=generation,
         )
         self.policy.stored(text)
         return entry

@@ -21,6 +21,19 @@ METRICS: tuple[Metric, ...] = (
         "Those on reuse (shadow mode) and audit measure the error.",
         ("action", "verdict"),
     ),
+    Metric(
+        "vllm_enhance_similarity_feedback",
+        "counter",
+        "Answers that users called right or wrong: learned (similar answers that were remembered) or unknown here.",
+        ("verdict", "result"),
+    ),
+    Metric(
+        "vllm_enhance_similarity_shared",
+        "counter",
+        "Entries that other processes and hosts have stored, by what became of them here: added, known, forgotten "
+        "(flushed meanwhile), expired, or what is wrong with them.",
+        ("result",),
+    ),
     Metric("vllm_enhance_similarity_embed_seconds", "histogram", "From the question to its embedding."),
     Metric("vllm_enhance_similarity_match_seconds", "histogram", "Search, guards and decision."),
     Metric("vllm_enhance_similarity_entries", "gauge", "Stored questions, all API server processes together."),

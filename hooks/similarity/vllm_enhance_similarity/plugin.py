@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -10,35 +11,31 @@ from typing import TYPE_CHECKING, Any
 from vllm_enhance.errors import EnhanceError
 from vllm_enhance.hookspecs import hookimpl
 from vllm_enhance.records import decode_record, encode_record
-from vllm_enhance.stores import EntryTags, Horizon, scope_value
+from vllm_enhance.stores import EntryTags, scope_value
 from vllm_enhance.types import (
-    SIMILAR,
-    SIMILAR_DECISION,
     SIMILAR_SEARCH,
-    SIMILAR_VERDICT,
     AnnotationKey,
     HealthReport,
     InvalidationScope,
     Lookup,
-    Neighbour,
     Outcome,
     RequestContext,
     Respond,
-    SimilarDecision,
     Source,
     Standby,
 )
-from vllm_enhance_similarity.meters import METRICS
+from vllm_enhance_similarity.account import Account
 from vllm_enhance_similarity.options import SETTINGS, SimilarityOptions
+from vllm_enhance_similarity.reach import Reach
 from vllm_enhance_similarity.search import similar_search
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from vllm_enhance.context import HookContext
-    from vllm_enhance.metrics import Metrics
     from vllm_enhance.records import GenerationRecord
     from vllm_enhance.settings import Setting
+    from vllm_enhance_similarity.feedback import Feedback
     from vllm_enhance_similarity.service import Consideration, SimilarityService
 
 __all__ = ["CONSIDERED", "SimilarityHook"]
@@ -50,6 +47,7 @@ _ADMITTED: AnnotationKey[int] = AnnotationKey("similarity_generation")
 
 _TICK_SECONDS = 1.0
 _LOAD_SECONDS = 600.0
+_SAVE_SECONDS = 2.0
 
 
 class SimilarityHook:
@@ -62,12 +60,12 @@ class SimilarityHook:
     def __init__(self, options: SimilarityOptions | None = None) -> None:
         self._options = options
         self._service: SimilarityService | None = None
-        self._metrics: Metrics | None = None
+        self._account: Account | None = None
+        self._feedback: Feedback | None = None
         self._off_because = "similarity has not started"
-        self._horizon = Horizon()
+        self._reach = Reach()
         self._tasks: set[asyncio.Task[None]] = set()
         self._clock = time.time
-        self._show_text = False
 
     # ------------------------------------------------------------------ traffic
 
@@ -76,10 +74,10 @@ class SimilarityHook:
         """Offer a lookup, for requests that similarity may serve at all."""
         if self._service is None or self._service.matcher is None or not _eligible(request):
             return None
-        request.annotations.set(_ADMITTED, self._horizon.generation)
+        request.annotations.set(_ADMITTED, self._reach.horizon.generation)
         if request.directives.no_cache:
             return None
-        request.annotations.set(SIMILAR_SEARCH, similar_search(self._service, request, self._clock))
+        request.annotations.set(SIMILAR_SEARCH, similar_search(self._service, request, self._clock, self._reach.admits))
         return Lookup(run=lambda: self._look_up(request), name="similarity")
 
     async def _look_up(self, request: RequestContext) -> Respond | None:
@@ -94,6 +92,12 @@ class SimilarityHook:
         age = max(0.0, now - entry.created)
         if entry.tenant != request.tenant or not request.directives.accepts_age(age) or decision.choice is None:
             request.note("similarity", "not served: tenant or age")
+            return None
+        if not self._reach.admits(entry):
+            request.note("similarity", "not served: forgotten")  # its purge is under way
+            return None
+        if service.corrections.pins(considered.partition, request.key or b"", now):
+            request.note("similarity", "not served: a similar answer to it was called wrong")
             return None
         try:
             record = decode_record(entry.payload)
@@ -119,7 +123,8 @@ class SimilarityHook:
             return None
         started = time.monotonic()
         considered = await service.consider(question.text, question.partition)
-        self._account(request, considered, time.monotonic() - started)
+        if self._account is not None:
+            self._account.decided(request, considered, time.monotonic() - started)
         request.annotations.set(CONSIDERED, considered)
         return considered
 
@@ -127,7 +132,11 @@ class SimilarityHook:
     async def post_output(self, request: RequestContext, record: GenerationRecord, outcome: Outcome) -> None:
         """Learn from what the engine generated, and store it for similar questions."""
         service = self._service
-        if service is None or service.matcher is None or outcome.source is not Source.ENGINE or not _eligible(request):
+        if service is None or service.matcher is None or not _eligible(request):
+            return
+        if outcome.source is Source.SIMILAR:
+            self._remember_hit(request)
+        if outcome.source is not Source.ENGINE:
             return
         considered = request.annotations.get(CONSIDERED) or await self._consider(request)
         if considered is None:
@@ -139,8 +148,30 @@ class SimilarityHook:
             self._store(request, record, considered, group)
 
         same = await service.learn(considered, answer, _answer_text, store if storable else None)
-        if same is not None:
-            self._tell_verdict(request, same)
+        if same is not None and self._account is not None:
+            self._account.judged(request, same)
+
+    def _remember_hit(self, request: RequestContext) -> None:
+        considered = request.annotations.get(CONSIDERED)
+        if considered is None or considered.result.entry is None or considered.result.decision.action != "reuse":
+            return  # another hook has answered it from what the index holds
+        if self._feedback is not None and request.key is not None:
+            self._feedback.served(request.key, considered, considered.result.entry)
+
+    @hookimpl
+    async def feedback(self, key: bytes, verdict: str) -> int:
+        """Learn from a verdict on a similar answer, wherever it was served, and let every process know."""
+        if self._feedback is None or verdict not in ("right", "wrong"):
+            return 0
+        message = await self._feedback.take(key, verdict)
+        exchange = self._reach.exchange
+        if exchange is not None and message is not None:
+            exchange.tell_verdict(message)
+        elif exchange is not None and not self._feedback.knows(key):
+            exchange.ask_others(key, verdict)
+        if self._account is not None:
+            self._account.marked(verdict, message is not None)
+        return int(message is not None)
 
     def _store(
         self, request: RequestContext, record: GenerationRecord, considered: Consideration, group: bytes
@@ -154,10 +185,11 @@ class SimilarityHook:
         if len(payload) > service.options.similarity_max_entry_bytes:
             request.note("similarity", "not stored: too large")
             return
-        if not self._horizon.admits(request.annotations.get(_ADMITTED, 0) or 0, request.key, tags):
+        generation = request.annotations.get(_ADMITTED, 0) or 0
+        if not self._reach.horizon.admits(generation, request.key, tags):
             request.note("similarity", "not stored: forgotten meanwhile")
             return
-        service.matcher.remember(
+        entry = service.matcher.remember(
             considered.partition,
             request.key,
             considered.text,
@@ -168,7 +200,10 @@ class SimilarityHook:
             expires=record.created_at + service.options.similarity_ttl,
             payload=payload,
             group=group,
+            generation=generation,
         )
+        if entry is not None:
+            self._reach.tell_entry(entry, considered.vector)
 
     # ------------------------------------------------------------------ life cycle
 
@@ -179,23 +214,21 @@ class SimilarityHook:
     @hookimpl
     async def startup(self, context: HookContext) -> Standby | None:
         """Begin to load the model in the background; requests are served plainly until it is there."""
-        for metric in METRICS:
-            context.metrics.declare(metric)
-        self._metrics, self._clock = context.metrics, context.clock
-        self._show_text = bool(context.settings.get("log-prompts", False))
+        self._clock = context.clock
+        self._account = Account(context.metrics, show_text=bool(context.settings.get("log-prompts", False)))
         options = self._options or SimilarityOptions.from_settings(context.settings)
         if options.off_because is not None:
             self._off_because = options.off_because
             logger.info("%s", options.off_because)
             return Standby()
-        service = await asyncio.to_thread(_make_service, options, context)
+        service, self._feedback = await asyncio.to_thread(_make_service, options, context)
         service.start()
         self._service = service
         self._off_because = ""
-        self._run(self._open(service), "enhance-similarity-open")
+        self._run(self._open(service, context), "enhance-similarity-open")
         return None
 
-    async def _open(self, service: SimilarityService) -> None:
+    async def _open(self, service: SimilarityService, context: HookContext) -> None:
         try:
             entries = await asyncio.to_thread(service.open, _LOAD_SECONDS)
         except EnhanceError as fault:
@@ -213,17 +246,25 @@ class SimilarityHook:
             entries,
             service.restore_reason,
         )
-        await self._tick(service)
+        await self._reach.restored(service)
+        await self._tick(service, context)
 
-    async def _tick(self, service: SimilarityService) -> None:
+    async def _tick(self, service: SimilarityService, context: HookContext) -> None:
         saved = time.monotonic()
         while True:
+            try:
+                if self._feedback is not None and self._account is not None:
+                    await self._reach.join(service, context, self._feedback, self._account)
+                look = await service.tend()
+                if look is not None and self._account is not None:
+                    self._account.looked(look)
+                if time.monotonic() - saved >= service.options.similarity_save_every:
+                    saved = time.monotonic()
+                    await service.save_in_background()
+                    await self._reach.save()
+            except Exception:  # the next tick tries again
+                logger.exception("similarity: housekeeping failed")
             await asyncio.sleep(_TICK_SECONDS)
-            service.tend()
-            self._publish(service)
-            if time.monotonic() - saved >= service.options.similarity_save_every:
-                saved = time.monotonic()
-                await service.save_in_background()
 
     @hookimpl
     async def shutdown(self) -> None:
@@ -233,6 +274,10 @@ class SimilarityHook:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if service is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SAVE_SECONDS):
+                    await self._reach.save()
+            await self._reach.close()
             await asyncio.to_thread(service.close)
 
     @hookimpl(inline=True)
@@ -243,9 +288,11 @@ class SimilarityHook:
             return [HealthReport("similarity", status, self._off_because)]
         embedder = service.embedder.health()
         status = "healthy" if embedder.state == "ready" else "degraded"  # requests are served all the same
-        return [HealthReport("similarity", status, embedder.detail or f"{service.options.similarity_mode}")]
+        return [
+            HealthReport("similarity", status, embedder.detail or f"{service.options.similarity_mode}, {self._reach}")
+        ]
 
-    @hookimpl(inline=True)
+    @hookimpl
     def stats(self) -> Mapping[str, Any]:
         service = self._service
         if service is None or service.matcher is None:
@@ -261,6 +308,8 @@ class SimilarityHook:
             "policy": dict(service.policy.report()),
             "judge": service.judge.name if service.judge is not None else None,
             "verdicts": dict(service.verdicts),
+            "corrections": len(service.corrections),
+            "shared": self._reach.stats(),
         }
 
     @hookimpl
@@ -273,7 +322,7 @@ class SimilarityHook:
         value = scope_value(scope)
         service, now = self._service, self._clock()
         if not scope.dry_run:
-            self._horizon = self._horizon.forget(scope, now)
+            self._reach.forget(scope, now)
         if service is None or service.matcher is None:
             return 0
         index = service.matcher.index
@@ -289,56 +338,6 @@ class SimilarityHook:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _tell_verdict(self, request: RequestContext, same: bool) -> None:
-        decision, told = request.annotations.get(SIMILAR_DECISION), request.annotations.get(SIMILAR_VERDICT)
-        if decision is None:
-            return
-        if self._metrics is not None:
-            verdict = "same" if same else "different"
-            self._metrics.count("vllm_enhance_similarity_verdicts", 1, decision.action, verdict)
-        if told is not None:
-            told(decision, same)
-
-    def _account(self, request: RequestContext, considered: Consideration, seconds: float) -> None:
-        decision = considered.result.decision
-        request.note("similarity", f"{decision.action}: {decision.reason}")
-        choice = decision.choice
-        request.annotations.set(
-            SIMILAR_DECISION,
-            SimilarDecision(decision.action, decision.reason)
-            if choice is None
-            else SimilarDecision(decision.action, decision.reason, choice.text, choice.similarity),
-        )
-        known: Sequence[Neighbour] = request.annotations.get(SIMILAR) or ()  # what another hook has used
-        keys = {each.key for each in known}
-        shown = [self._shown(one) for one in considered.result.neighbours if one.key not in keys]
-        request.annotations.set(SIMILAR, [*known, *shown])
-        if self._metrics is None:
-            return
-        self._metrics.count("vllm_enhance_similarity_decisions", 1, decision.action, decision.reason)
-        self._metrics.observe("vllm_enhance_similarity_match_seconds", seconds)
-        for one in considered.result.neighbours[:1]:
-            for guard in one.vetoes:
-                self._metrics.count("vllm_enhance_similarity_guards", 1, guard)
-
-    def _shown(self, one: Any) -> Neighbour:
-        return Neighbour(
-            key=one.key,
-            similarity=one.similarity,
-            question=one.text if self._show_text else "",
-            refused_by=one.vetoes[0] if one.vetoes else None,
-        )
-
-    def _publish(self, service: SimilarityService) -> None:
-        if self._metrics is None or service.matcher is None:
-            return
-        stats, report = service.matcher.index.stats(), service.policy.report()
-        self._metrics.gauge("vllm_enhance_similarity_entries", stats.entries)
-        self._metrics.gauge("vllm_enhance_similarity_bytes", stats.bytes)
-        if "expected_error" in report:
-            self._metrics.gauge("vllm_enhance_similarity_expected_error", report["expected_error"])
-            self._metrics.gauge("vllm_enhance_similarity_audited_error_upper", report["audited_error_upper_95"])
 
 
 def _eligible(request: RequestContext) -> bool:
@@ -361,12 +360,14 @@ def _answer_text(payload: bytes) -> str | None:
     return record.choices[0].text if record.choices else None
 
 
-def _make_service(options: SimilarityOptions, context: HookContext) -> SimilarityService:
+def _make_service(options: SimilarityOptions, context: HookContext) -> tuple[SimilarityService, Feedback]:
+    from vllm_enhance_similarity.feedback import Feedback
     from vllm_enhance_similarity.service import SimilarityService
 
-    return SimilarityService(
+    service = SimilarityService(
         options,
         generate_idle=context.generate_idle,
         clock=context.clock,
         process=context.api_process[0],
     )
+    return service, Feedback(service, options.similarity_ttl, context.clock)

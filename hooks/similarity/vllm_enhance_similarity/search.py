@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vllm_enhance.types import SearchFunction
-    from vllm_enhance_similarity.matcher import Match, Matcher
+    from vllm_enhance_similarity.index.entries import Entry
+    from vllm_enhance_similarity.matcher import Match
     from vllm_enhance_similarity.service import SimilarityService
 
 __all__ = ["MAX_RESULTS", "MAX_TEXTS", "similar_search"]
@@ -30,16 +31,19 @@ MAX_TEXTS = 32
 MAX_RESULTS = 16
 
 
-def similar_search(service: SimilarityService, request: RequestContext, clock: Callable[[], float]) -> SearchFunction:
+def similar_search(
+    service: SimilarityService, request: RequestContext, clock: Callable[[], float], admits: Callable[[Entry], bool]
+) -> SearchFunction:
     """The search that a request carries: its own partition, its own tenant, answers as old as it accepts.
 
     Texts beyond `MAX_TEXTS` find nothing, and no text finds more than `MAX_RESULTS`. Only whole answers are found: one
-    that was cut by a limit can say the opposite of the rest. The search never raises.
+    that was cut by a limit can say the opposite of the rest, and none that has been forgotten, by what `admits` says.
+    The search never raises.
     """
 
     async def search(texts: Sequence[str], limit: int) -> list[list[Found]]:
         try:
-            found = await _search(service, request, list(texts[:MAX_TEXTS]), min(limit, MAX_RESULTS), clock())
+            found = await _search(service, request, list(texts[:MAX_TEXTS]), min(limit, MAX_RESULTS), clock(), admits)
         except Exception as error:  # whoever wants context goes on without
             if _throttle.allow("search") is not None:
                 logger.warning("similarity: a search for context failed (%s)", type(error).__name__)
@@ -50,7 +54,12 @@ def similar_search(service: SimilarityService, request: RequestContext, clock: C
 
 
 async def _search(
-    service: SimilarityService, request: RequestContext, texts: list[str], limit: int, now: float
+    service: SimilarityService,
+    request: RequestContext,
+    texts: list[str],
+    limit: int,
+    now: float,
+    admits: Callable[[Entry], bool],
 ) -> list[list[Found]]:
     matcher = service.matcher
     question = await asyncio.to_thread(lambda: request.question)
@@ -60,7 +69,10 @@ async def _search(
     embedded = await service.embedder.embed_many(texts, timeout=service.options.similarity_deadline)
 
     def find(text: str, vector: NDArray[np.float32] | None) -> list[Found]:
-        return [] if vector is None else _found(matcher, request, partition, text, vector, limit, now, confident)
+        if vector is None:
+            return []
+        matches = matcher.preview(partition, text, vector, limit=limit, now=now)
+        return _found([match for match in matches if admits(match.entry)], request, now, confident)
 
     def find_all() -> list[list[Found]]:
         return [find(text, each.vector) for text, each in zip(texts, embedded, strict=True)]
@@ -68,19 +80,10 @@ async def _search(
     return await asyncio.to_thread(find_all)
 
 
-def _found(
-    matcher: Matcher,
-    request: RequestContext,
-    partition: bytes,
-    text: str,
-    vector: NDArray[np.float32],
-    limit: int,
-    now: float,
-    confident: bool,
-) -> list[Found]:
+def _found(matches: Sequence[Match], request: RequestContext, now: float, confident: bool) -> list[Found]:
     found: list[Found] = []
     asked: set[str] = set()
-    for match in matcher.preview(partition, text, vector, limit=limit, now=now):
+    for match in matches:
         age = max(0.0, now - match.entry.created)
         answer = _whole_answer(match)
         if (

@@ -11,12 +11,14 @@ import logging
 import os
 import random
 import secrets
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
+from vllm_enhance_similarity.corrections import Corrections
 from vllm_enhance_similarity.embedder import BatchingEmbedder
 from vllm_enhance_similarity.encoders import SentenceTransformerEncoder
 from vllm_enhance_similarity.index.hnsw import HnswParameters
@@ -29,11 +31,12 @@ from vllm_enhance_similarity.policies.bounded import BoundedParameters, BoundedP
 from vllm_enhance_similarity.policies.threshold import ThresholdParameters, ThresholdPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from vllm_enhance_similarity.index.partitioned import IndexStats
     from vllm_enhance_similarity.judges import Judge
     from vllm_enhance_similarity.options import SimilarityOptions
     from vllm_enhance_similarity.policies.base import DecisionPolicy
@@ -42,8 +45,11 @@ __all__ = ["Consideration", "SimilarityService", "choose_judge", "choose_policy"
 
 logger = logging.getLogger("vllm_enhance.similarity")
 
+T = TypeVar("T")
+
 _PROBE_EVERY = 10
 _POLICY_FILE = "policy.msgpack"
+_CORRECTIONS_FILE = "corrections.msgpack"
 
 
 class Consideration(msgspec.Struct, frozen=True):
@@ -53,6 +59,14 @@ class Consideration(msgspec.Struct, frozen=True):
     partition: bytes
     result: MatchResult
     vector: NDArray[np.float32] | None = None
+    embed_seconds: float = 0.0
+
+
+class Look(NamedTuple):
+    """Numbers of one moment."""
+
+    sizes: IndexStats
+    policy: Mapping[str, Any]
 
 
 class SimilarityService:
@@ -77,7 +91,10 @@ class SimilarityService:
         )
         self.judge: Judge | None = choose_judge(options, self.embedder, generate_idle)
         self.policy: DecisionPolicy = choose_policy(options, self.judge)
+        self.corrections = Corrections()
         self.matcher: Matcher | None = None
+        self.learning_is_shared = False
+        """Whether what the policy has learned is kept in a store; then no other process' file is read."""
         self.restore_reason = "not_started"
         self.verdicts = {"same": 0, "different": 0, "none": 0}
         self._judged = 0
@@ -108,7 +125,13 @@ class SimilarityService:
             from vllm_enhance_similarity.reranker import CrossEncoderReranker
 
             reranker = CrossEncoderReranker(self.options.reranker_model, device=self.options.embedding_device)
-        self.matcher = Matcher(restored.index, self.policy, reranker=reranker, min_rerank=self.options.reranker_min)
+        self.matcher = Matcher(
+            restored.index,
+            self.policy,
+            reranker=reranker,
+            min_rerank=self.options.reranker_min,
+            corrections=self.corrections,
+        )
         return restored.entries
 
     def close(self) -> None:
@@ -122,16 +145,16 @@ class SimilarityService:
 
     async def consider(self, text: str, partition: bytes) -> Consideration:
         """Embed, search, check, decide. Never raises for a question."""
+        started = time.monotonic()
         embedded = await self.embedder.embed(text, timeout=self.options.similarity_deadline)
+        seconds = time.monotonic() - started
         if embedded.vector is None or self.matcher is None:
             refused = PolicyDecision("miss", embedded.refusal or "embedder_unavailable")
-            return Consideration(text, partition, MatchResult(refused))
+            return Consideration(text, partition, MatchResult(refused), None, seconds)
         now, draw = self._clock(), self._random.random()
         matcher, vector = self.matcher, embedded.vector
-        result = await asyncio.get_running_loop().run_in_executor(
-            self._match_thread, lambda: matcher.match(partition, text, vector, now=now, draw=draw)
-        )
-        return Consideration(text, partition, result, vector)
+        result = await self.run(lambda: matcher.match(partition, text, vector, now=now, draw=draw))
+        return Consideration(text, partition, result, vector, seconds)
 
     async def learn(
         self,
@@ -165,7 +188,7 @@ class SimilarityService:
             if store is not None:
                 store(group)
 
-        await asyncio.get_running_loop().run_in_executor(self._match_thread, finish)
+        await self.run(finish)
         return verdict
 
     @property
@@ -199,13 +222,29 @@ class SimilarityService:
 
     # ------------------------------------------------------------------ background
 
-    def tend(self) -> None:
-        """Called about once a second on the event loop: expiry at once, one piece of slow work on its thread."""
+    async def run(self, function: Callable[[], T]) -> T:
+        """Run something quick on the matching thread, in its turn: policies know no other."""
+        return await asyncio.get_running_loop().run_in_executor(self._match_thread, function)
+
+    async def run_slow(self, function: Callable[[], T]) -> T:
+        """Run something slow on the thread for that."""
+        return await asyncio.get_running_loop().run_in_executor(self._slow_thread, function)
+
+    async def tend(self) -> Look | None:
+        """Called about once a second: expiry, one piece of slow work; off the event loop, for the index has a lock."""
         if self.matcher is None:
-            return
-        self.matcher.index.expire(self._clock())
+            return None
         if self._slow is None or self._slow.done():
             self._slow = asyncio.get_running_loop().run_in_executor(self._slow_thread, self._slow_work)
+        return await self.run(self._expire)
+
+    def _expire(self) -> Look | None:
+        if self.matcher is None:
+            return None
+        now = self._clock()
+        self.matcher.index.expire(now)
+        self.corrections.expire(now)
+        return Look(self.matcher.index.stats(), self.policy.report())
 
     def _slow_work(self) -> None:
         try:
@@ -218,7 +257,7 @@ class SimilarityService:
 
     async def save_in_background(self) -> None:
         """Write a snapshot and read the peers' policies, on the slow thread."""
-        await asyncio.get_running_loop().run_in_executor(self._slow_thread, self._save_and_absorb)
+        await self.run_slow(self._save_and_absorb)
 
     def _save_and_absorb(self) -> None:
         self.save()
@@ -232,6 +271,7 @@ class SimilarityService:
         try:
             save_index(self.matcher.index, directory, identity, now=self._clock())
             _replace(directory / _POLICY_FILE, self.policy.dump())
+            _replace(directory / _CORRECTIONS_FILE, self.corrections.dump())
         except OSError as fault:
             logger.warning("similarity: the snapshot could not be written (%s)", type(fault).__name__)
 
@@ -244,15 +284,17 @@ class SimilarityService:
     def _load_policy(self) -> None:
         if self._directory is None:
             return
-        try:
-            state = (self._directory / _POLICY_FILE).read_bytes()
-        except OSError:
-            return
-        if not self.policy.load(state):
-            logger.warning("similarity: the saved policy does not fit this version and starts anew")
+        loads = ((_POLICY_FILE, self.policy.load), (_CORRECTIONS_FILE, self.corrections.load))
+        for name, load in loads:
+            try:
+                state = (self._directory / name).read_bytes()
+            except OSError:
+                continue
+            if not load(state):
+                logger.warning("similarity: the saved %s does not fit this version and starts anew", name.split(".")[0])
 
     def _absorb_peers(self) -> None:
-        if self._directory is None or not isinstance(self.policy, BoundedPolicy):
+        if self._directory is None or self.learning_is_shared or not isinstance(self.policy, BoundedPolicy):
             return
         for path in sorted(self._directory.parent.glob(f"process-*/{_POLICY_FILE}"))[:64]:
             try:

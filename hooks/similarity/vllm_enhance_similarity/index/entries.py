@@ -22,7 +22,8 @@ class Entry(msgspec.Struct):
     """One stored question.
 
     `key` is the exact key of the request, `payload` its encoded answer. `group` names the answer: entries
-    whose answers were judged the same share it.
+    whose answers were judged the same share it. `generation` is the horizon's in which its request was admitted, see
+    `vllm_enhance.stores`.
     Times are seconds on the owner's wall clock; `expires` None means never.
     """
 
@@ -36,6 +37,7 @@ class Entry(msgspec.Struct):
     created: float
     expires: float | None = None
     payload: bytes = b""
+    generation: int = 0
 
     def is_live(self, now: float) -> bool:
         return self.expires is None or self.expires > now

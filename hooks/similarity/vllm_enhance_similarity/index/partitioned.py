@@ -18,7 +18,7 @@ from vllm_enhance_similarity.index.growing import GrowingIndex
 from vllm_enhance_similarity.index.hnsw import HnswIndex, HnswParameters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -91,6 +91,7 @@ class PartitionedIndex:
         group: bytes = b"",
         expires: float | None = None,
         payload: bytes = b"",
+        generation: int = 0,
     ) -> Entry:
         """Store one question; the same key in the same partition is replaced. `group` defaults to the key.
 
@@ -104,7 +105,17 @@ class PartitionedIndex:
             if before is not None:
                 self._drop(before)
             entry = Entry(
-                self._table.new_id(), key, partition, tenant, model, text, group or key, now, expires, payload
+                self._table.new_id(),
+                key,
+                partition,
+                tenant,
+                model,
+                text,
+                group or key,
+                now,
+                expires,
+                payload,
+                generation,
             )
             self._make_room(entry)
             self.restore_entry(entry)
@@ -167,6 +178,15 @@ class PartitionedIndex:
                 for entry in chosen:
                     self._drop(entry)
             return len(chosen)
+
+    def drop_unless(self, keeps: Callable[[Entry], bool]) -> int:
+        """Delete the entries that `keeps` does not hold for; returns how many. Not for an event loop."""
+        gone = [entry for entry in self.entries() if not keeps(entry)]
+        for entry in gone:
+            with self._lock:
+                if self._table.get(entry.id) is entry:
+                    self._drop(entry)
+        return len(gone)
 
     def expire(self, now: float, *, limit: int = 1000) -> int:
         """Drop entries whose time is over, at most `limit` in one call."""
