@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vllm_enhance.types import SIMILAR, SIMILAR_DECISION, SIMILAR_VERDICT, Neighbour, RequestContext, SimilarDecision
-from vllm_enhance_similarity.meters import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +23,6 @@ class Account:
     """
 
     def __init__(self, metrics: Metrics, *, show_text: bool) -> None:
-        for metric in METRICS:
-            metrics.declare(metric)
         self._metrics = metrics
         self._show_text = show_text
 

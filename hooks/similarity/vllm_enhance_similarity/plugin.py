@@ -25,6 +25,7 @@ from vllm_enhance.types import (
     Standby,
 )
 from vllm_enhance_similarity.account import Account
+from vllm_enhance_similarity.meters import METRICS
 from vllm_enhance_similarity.options import SETTINGS, SimilarityOptions
 from vllm_enhance_similarity.reach import Reach
 from vllm_enhance_similarity.search import similar_search
@@ -214,6 +215,8 @@ class SimilarityHook:
     @hookimpl
     async def startup(self, context: HookContext) -> Standby | None:
         """Begin to load the model in the background; requests are served plainly until it is there."""
+        for metric in METRICS:
+            context.metrics.declare(metric)
         self._clock = context.clock
         self._account = Account(context.metrics, show_text=bool(context.settings.get("log-prompts", False)))
         options = self._options or SimilarityOptions.from_settings(context.settings)
