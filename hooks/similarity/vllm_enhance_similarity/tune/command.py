@@ -117,6 +117,7 @@ def _replays(
     traffic: Traffic, vectors: NDArray[np.float32], bounded_requests: int, workers: int, progress: Progress
 ) -> dict[Setting, Replay]:
     from vllm_enhance_similarity.tune.neighbours import find_neighbours
+    from vllm_enhance_similarity.tune.replay import Findings
     from vllm_enhance_similarity.tune.sweep import BOUNDS, THRESHOLDS, Setting, check_pairs, run_settings
 
     order = list(dict.fromkeys([*traffic.stored, *traffic.asked]))
@@ -124,15 +125,20 @@ def _replays(
     near = find_neighbours(
         vectors, traffic.partitions, order, NEIGHBOURS, threads=workers, progress=lambda n: progress.advance(task, n)
     )
-    task = progress.add_task("guards", total=None)
-    findings = check_pairs(traffic, near, workers=workers, progress=lambda n: progress.advance(task, n))
-    progress.update(task, total=len(findings.known))
     settings = [Setting("threshold", value) for value in THRESHOLDS]
     labelled = sum(found is not None for found in traffic.labels) / max(1, len(traffic.labels))
+    start, findings = max(0, len(traffic.asked) - bounded_requests), Findings(traffic)
     if labelled >= MIN_LABELLED and bounded_requests:
         settings += [Setting("bounded", value) for value in BOUNDS]
+        task = progress.add_task("guards", total=None)
+        findings = check_pairs(
+            traffic,
+            near,
+            traffic.asked[start:],
+            workers=workers,
+            progress=lambda done, of: progress.update(task, completed=done, total=of),
+        )
     task = progress.add_task("policies", total=len(settings))
-    start = max(0, len(traffic.asked) - bounded_requests)
     return run_settings(
         traffic, near, findings, settings, start=start, workers=workers, progress=lambda n: progress.advance(task, n)
     )

@@ -67,7 +67,7 @@ class Replay:
         exact: repeats of a text whose own answer was stored, which the exact cache answers.
         hits: reuses by similarity.
         refused: pairs that were near enough but for a guard, by guard.
-        nearest: best similarity of each text that was no hit, shape (misses,).
+        nearest: best similarity (at `floor` or above, else -1) of each text that was no hit, shape (misses,).
         audits: would-be hits that were generated to measure the error.
     """
 
@@ -86,6 +86,7 @@ def replay(
     findings: Findings,
     *,
     floor: float = -1.0,
+    nearest_wins: bool = False,
     draw: Callable[[], float] = lambda: 1.0,
     start: int = 0,
     progress: Callable[[int], None] = lambda done: None,
@@ -94,6 +95,8 @@ def replay(
 
     Args:
         floor: neighbours less similar are not looked at: a threshold policy takes none of them.
+        nearest_wins: look no further than the first neighbour that no guard speaks against. A threshold policy takes
+            it, whatever comes behind; a policy that lets neighbours vote needs them all.
         draw: uniform in [0, 1), for audits; the default audits nothing.
         start: first request that is counted and asked; earlier ones are left out.
         progress: told how many more requests are done.
@@ -113,7 +116,7 @@ def replay(
             continue
         if is_time_bound(traffic.texts[text]):
             continue
-        neighbours = _neighbours(traffic, near, findings, stored, groups, text, floor)
+        neighbours = _neighbours(traffic, near, findings, stored, groups, text, floor, nearest_wins)
         decision = policy.decide(traffic.texts[text], neighbours, draw())
         chosen = int.from_bytes(decision.choice.key, "big") if decision.choice is not None else None
         right = None if chosen is None else traffic.truth(text, chosen)
@@ -144,6 +147,7 @@ def _neighbours(
     groups: dict[int, bytes],
     text: int,
     floor: float,
+    nearest_wins: bool,
 ) -> list[Neighbour]:
     found: list[Neighbour] = []
     for other, similarity in zip(near.ids[text].tolist(), near.similarities[text].tolist(), strict=True):
@@ -155,6 +159,8 @@ def _neighbours(
         found.append(
             Neighbour(other.to_bytes(8, "big"), groups[other], traffic.texts[other], similarity, vetoes, hints)
         )
+        if nearest_wins and not vetoes and not hints:
+            break
     return found
 
 

@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from vllm_enhance_similarity.policies.base import DecisionPolicy
 from vllm_enhance_similarity.policies.bounded import BoundedParameters, BoundedPolicy
+from vllm_enhance_similarity.policies.features import NEIGHBOURS
 from vllm_enhance_similarity.policies.threshold import ThresholdParameters, ThresholdPolicy
 from vllm_enhance_similarity.tune.neighbours import Neighbourhood
 from vllm_enhance_similarity.tune.replay import Findings, Replay, Verdicts, judge_pair, replay
@@ -63,20 +66,33 @@ def _pool(workers: int, *shared: Any) -> Iterator[ProcessPoolExecutor | None]:
 def check_pairs(
     traffic: Traffic,
     near: Neighbourhood,
+    texts: Sequence[int],
     *,
     workers: int = os.cpu_count() or 1,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Findings:
-    """Ask the guards about every pair that some threshold may accept."""
-    rows, columns = (near.similarities >= FLOOR).nonzero()
-    pairs = [(int(row), int(near.ids[row, column])) for row, column in zip(rows, columns, strict=True)]
+    """Ask the guards about the nearest neighbours of some texts beforehand, on all cores.
+
+    Policies that let neighbours vote look at all of these; a threshold asks about few pairs, and only when it meets
+    them.
+
+    Args:
+        progress: told how many pairs are done, of how many.
+    """
+    rows = np.array(sorted(set(texts)), dtype=np.int64)
+    pairs = [
+        (text, other)
+        for text, others in zip(rows.tolist(), near.ids[rows, :NEIGHBOURS].tolist(), strict=True)
+        for other in others
+        if other >= 0
+    ]
     findings = Findings(traffic)
     chunks = [pairs[at : at + CHUNK] for at in range(0, len(pairs), CHUNK)]
     with _pool(workers, traffic, near, findings, 0) as pool:
         results = map(_check, chunks) if pool is None else pool.map(_check, chunks)
         for chunk, verdicts in zip(chunks, results, strict=True):
             findings.known.update(zip(chunk, verdicts, strict=True))
-            progress(len(chunk))
+            progress(len(findings.known), len(pairs))
     return findings
 
 
@@ -103,8 +119,8 @@ def run_settings(
         progress: told when one more setting is done.
     """
     results: dict[Setting, Replay] = {}
-    # The slow ones first, so that no core waits long at the end.
-    ordered = sorted(settings, key=lambda setting: setting.policy)
+    # The slow ones first, so that no core waits long at the end: voting policies, then low thresholds.
+    ordered = sorted(settings, key=lambda setting: (setting.policy, setting.value))
     with _pool(workers, traffic, near, findings, start) as pool:
         if pool is None:
             for setting in ordered:
@@ -123,5 +139,5 @@ def _run(setting: Setting) -> Replay:
     assert _shared is not None
     traffic, near, findings, start = _shared
     if setting.policy == "threshold":
-        return replay(traffic, near, setting.make(), findings, floor=FLOOR)
+        return replay(traffic, near, setting.make(), findings, floor=setting.value, nearest_wins=True)
     return replay(traffic, near, setting.make(), findings, draw=random.Random(7).random, start=start)  # noqa: S311
