@@ -118,7 +118,9 @@ def test_flush_tells_what_the_server_does_not_understand(url: str) -> None:
 
 
 def test_feedback_is_passed_on(url: str, books: Books) -> None:
-    assert "1 stored answer forgotten" in invoke("feedback", "chatcmpl-00000001", "wrong", "--base-url", url).stdout
+    assert (
+        "its stored answer is forgotten" in invoke("feedback", "chatcmpl-00000001", "wrong", "--base-url", url).stdout
+    )
     assert books.verdicts == [("chatcmpl-00000001", "wrong")]
     assert invoke("feedback", "chatcmpl-00000001", "maybe", "--base-url", url).exit_code == 2
 

@@ -131,7 +131,7 @@ def test_an_explanation_and_a_verdict_with_the_keyboard_alone(tab: Tab, books: B
     assert tab.run("document.activeElement.value") == "no"  # the harmless one
     tab.tab_to("#confirm-yes")
     tab.press("Enter")
-    tab.wait("document.getElementById('forget-result').textContent.includes('Marked as wrong')")
+    tab.wait("document.getElementById('done').textContent.includes('Marked as wrong')")
     assert books.verdicts == [("chatcmpl-00000001", "wrong")]
 
 

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import typer
 
 from vllm_enhance.commands.client import Server
-from vllm_enhance.commands.flush import answers
 from vllm_enhance.commands.options import ApiKey, AsJson, BaseUrl
 from vllm_enhance.commands.output import console, print_json, text
 
@@ -27,5 +26,6 @@ def feedback(
     if as_json:
         print_json(result)
         return
-    gone = f"; {answers(result.get('removed', 0))} forgotten" if verdict == "wrong" else ""
-    console().print(text(f"noted: {request_id} was {verdict}{gone}"))
+    gone = "; its stored answer is forgotten" if verdict == "wrong" and result.get("removed") else ""
+    learned = "; similarity has learned from it" if result.get("learned") else ""
+    console().print(text(f"noted: {request_id} was {verdict}{gone}{learned}"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -31,13 +32,21 @@ def flush(
         if not dry_run:
             what = "everything" if scope == "all" else f"{scope} {value}"
             # Without a terminal, or for a script, silence is no consent.
-            if not yes and not typer.confirm(f"Forget {what}: {answers(counted['removed'])}?", err=True):
+            if not yes and not typer.confirm(f"Forget {what}: {told(counted)}?", err=True):
                 raise typer.Exit(1)
             counted = server.delete("cache", scope=scope, value=value, dry_run=False)
     if as_json:
         print_json(counted)
         return
-    console().print(text(f"{answers(counted['removed'])} {'would go' if dry_run else 'forgotten'}."))
+    console().print(text(f"{told(counted)} {'would go' if dry_run else 'forgotten'}."))
+
+
+def told(counted: Mapping[str, Any]) -> str:
+    """The count, and whose entries they are when several packages keep some: one answer may stand in each."""
+    by_hook = {name: count for name, count in counted.get("by_hook", {}).items() if count}
+    if len(by_hook) < 2:
+        return answers(counted["removed"])
+    return "stored answers (" + ", ".join(f"{name} {count}" for name, count in by_hook.items()) + ")"
 
 
 def answers(count: int) -> str:

@@ -31,8 +31,16 @@ def console() -> Console:
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """One JSON value on standard output."""
-    print(json.dumps(value, indent=indent, ensure_ascii=False, default=str), flush=True)  # noqa: T201
+    """One JSON value on standard output; numbers that JSON lacks become ``null``."""
+    print(json.dumps(_finite(value), indent=indent, ensure_ascii=False, default=str), flush=True)  # noqa: T201
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def text(value: Any, style: str = "") -> Text:

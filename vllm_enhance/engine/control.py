@@ -132,10 +132,11 @@ class Control:
         }
 
     def _nearest(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The remembered request whose key differs in the fewest parts, and in which."""
+        """The earlier remembered request whose key differs in the fewest parts, and in which; of equals the latest."""
         best: dict[str, Any] | None = None
-        for other in self._runtime.explain:
-            if other["request_id"] == entry["request_id"] or not other.get("parts"):
+        for other in self._runtime.explain.recent(MAX_COUNTED):
+            # What came later cannot have answered, and what was read in the same moment hardly.
+            if not other.get("parts") or other["at"] >= entry["at"] or other["request_id"] == entry["request_id"]:
                 continue
             mine, theirs = entry["parts"], other["parts"]
             differs = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))

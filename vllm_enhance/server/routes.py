@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from vllm_enhance.reasons import REASONS
 from vllm_enhance.server.control import EngineControl
 from vllm_enhance.server.refusal import error_body
 from vllm_enhance.server.report import jsonable
@@ -104,6 +105,12 @@ async def _in_time(what: str, report: Awaitable[T]) -> T:
         raise Refused(503, f"{what} did not answer within {REPORT_SECONDS:g} seconds") from None
 
 
+def _meanings(found: Mapping[str, Any]) -> dict[str, str]:
+    """What the labels of an explanation mean, in a sentence each."""
+    labels = {name: found.get(name) for name in ("reason", "not_stored")}
+    return {f"{name}_meaning": REASONS[label] for name, label in labels.items() if label in REASONS}
+
+
 def build_router(tenant: TenantRule) -> APIRouter:
     """The routes.
 
@@ -149,7 +156,7 @@ def build_router(tenant: TenantRule) -> APIRouter:
                     f"no request {request_id[:64]!r} is remembered; each API server process remembers its own last "
                     "ones (--enhance-explain-entries)",
                 )
-            return JSONResponse(jsonable(found))
+            return JSONResponse(jsonable({**found, **_meanings(found)}))
         except Refused as refused:
             return refused.response
 

@@ -11,7 +11,7 @@ const EVERY = 2000, KEPT = 300, LATENCY_LOOKS = 15, RECENT = 50;
 
 const looks = [];   // answers of /v1/enhance/series, oldest first, the last few
 const points = [];  // what the plots show
-let paused = false, timer = null, plots = null, requests = null;
+let paused = false, timer = null, told = null, plots = null, requests = null;
 
 function start() {
   byId("sign-in").hidden = true;
@@ -91,8 +91,25 @@ function drawTiles(stats, series) {
     ["Under way", number(total(series, "vllm_enhance_inflight_generations")), `${number(total(series, "vllm_enhance_joined_requests"))} joined`],
     ["Faults", number(total(series, "vllm_enhance_faults_total")), stats.enabled === false ? "the plugin stands aside" : "served as plain vLLM"],
   ];
+  const similar = measured(series, stats.hooks?.similarity?.mode);
+  if (similar) tiles.push(similar);
   byId("tiles").replaceChildren(...tiles.map(([name, value, note]) =>
     make("div", {}, make("dt", {}, name), make("dd", {}, value, make("small", {}, note || "\u00a0")))));
+}
+
+// How often a similar question would do, and how often that would be wrong where an answer was generated all the same.
+function measured(series, mode) {
+  const actions = sums(series, "vllm_enhance_similarity_decisions_total", "action");
+  const considered = Object.values(actions).reduce((a, b) => a + b, 0);
+  if (!considered) return null;
+  const judged = { same: 0, different: 0 };
+  for (const { name, labels, value } of series.series) {
+    if (name === "vllm_enhance_similarity_verdicts_total" && labels.action !== "miss") judged[labels.verdict] += value;
+  }
+  const all = judged.same + judged.different;
+  const would = ((actions.reuse ?? 0) + (actions.audit ?? 0)) / considered;
+  const name = mode === "shadow" ? "Would be similar hits" : "Similar enough";
+  return [name, percent(would), all ? `${number(judged.different)} of ${number(all)} judged differed` : "none judged yet"];
 }
 
 function drawPlots() {
@@ -130,8 +147,12 @@ function notice(text) {
 }
 
 function tell(text) {
-  if (text) byId("forget-result").textContent = text;
-  if (text) tick();
+  if (!text) return;
+  byId("done").textContent = text;
+  byId("done").hidden = false;
+  clearTimeout(told);
+  told = setTimeout(() => { byId("done").hidden = true; }, 8000);
+  tick();
 }
 
 function signIn(wrong) {

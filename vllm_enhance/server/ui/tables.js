@@ -79,9 +79,9 @@ export class RequestTable {
 function sentences(found) {
   const lines = [];
   if (found.question) lines.push(`“${found.question}”`);
-  if (found.source === "engine") lines.push(found.reason ? `Generated: ${found.reason}.` : "Generated: no stored answer fitted.");
+  if (found.source === "engine") lines.push(found.reason ? because("Generated", found.reason, found.reason_meaning) : "Generated: no stored answer fitted.");
   else if (found.source) lines.push(`Answered without generating: ${WORDS[found.source] ?? found.source}.`);
-  if (found.not_stored) lines.push(`Not kept: ${found.not_stored}.`);
+  if (found.not_stored) lines.push(because("Not kept", found.not_stored, found.not_stored_meaning));
   if (found.nearest) {
     const parts = found.nearest.differs_in;
     lines.push(parts.length
@@ -91,6 +91,8 @@ function sentences(found) {
   for (const [who, what] of found.notes ?? []) lines.push(`${who}: ${what}`);
   return lines;
 }
+
+const because = (what, label, meaning) => (meaning ? `${what} (${label}): ${meaning}` : `${what}: ${label}.`);
 
 function neighbours(found) {
   if (!found.similar?.length) return [];
