@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from typing import Literal
 
 import pytest
 from vllm_enhance_similarity.tune.estimate import Estimate, estimate_error, share_band
@@ -36,6 +37,14 @@ def test_more_verdicts_narrow_the_band() -> None:
     assert many.high - many.low < 0.5 * (few.high - few.low)
 
 
+def test_one_pair_hit_often_is_one_verdict() -> None:
+    often = estimate_error([Hit(0, 1, 0.93, True)] * 400, 1000)
+    many = estimate_error([Hit(at, 1, 0.93, True) for at in range(400)], 1000)
+    assert often.value == many.value == 0.0
+    assert many.high < 0.005
+    assert often.high > 0.1
+
+
 def test_no_hits_no_error() -> None:
     assert estimate_error([], 100).high == 0.0
     assert share_band(0, 0).high == 0.0
@@ -46,9 +55,9 @@ def test_shares_have_wilsons_interval() -> None:
     assert (found.low, found.high) == pytest.approx((0.0607, 0.1602), abs=2e-3)
 
 
-def outcome(policy: str, value: float, rate: float, high: float) -> Outcome:
-    made = Replay(requests=1000, hits=[Hit(0, 1, 0.95, True)])
-    return Outcome(Setting(policy, value), made, Estimate(rate, rate, rate), Estimate(0.0, 0.0, high), 0.0, 1)  # type: ignore[arg-type]
+def outcome(policy: Literal["threshold", "bounded"], value: float, rate: float, high: float) -> Outcome:
+    made, share = Replay(requests=1000, hits=[Hit(0, 1, 0.95, True)]), Estimate(rate, rate, rate)
+    return Outcome(Setting(policy, value), made, share, Estimate(0.0, 0.0, high), 0.0, share, 0.0, 1)
 
 
 def test_the_advice_takes_most_hits_within_the_upper_end_of_the_band() -> None:

@@ -159,7 +159,7 @@ def _label(traffic: Traffic, replays: dict[Setting, Replay], file: Path) -> None
                 return answer
 
     given = label_pairs(traffic, pair_pool(each.hits for each in replays.values()), file, ask=ask)
-    out.print(text(f"{given} verdicts written to {file}"))
+    out.print(text(f"{given} verdict{'' if given == 1 else 's'} written to {file}"))
 
 
 def _tell(traffic: Traffic, rows: list[Outcome], advice: Advice, out: Path, as_json: bool) -> None:
@@ -177,11 +177,11 @@ def _tell(traffic: Traffic, rows: list[Outcome], advice: Advice, out: Path, as_j
         )
         return
     shown = [
-        (row.setting.policy, f"{row.setting.value:g}", percent(row.hit_rate.value), f"{100 * row.error.value:.2f}%",
-         f"{100 * row.error.high:.2f}%", row.judged)
+        (row.setting.policy, f"{row.setting.value:g}", percent(row.saved_rate.value), percent(row.hit_rate.value),
+         f"{100 * row.error.value:.2f}%", f"{100 * row.error.high:.2f}%", row.judged)
         for row in rows
     ]  # fmt: skip
-    console().print(table(("Policy", "Value>", "Reused>", "Wrong>", "at most>", "Judged>"), shown))
+    console().print(table(("Policy", "Value>", "Not generated>", "Similar>", "Wrong>", "at most>", "Judged>"), shown))
     console().print(text(f"\n{advice.reason}\nReport: {out}"))
 
 
@@ -191,6 +191,8 @@ def _row(row: Outcome) -> dict[str, Any]:
         "value": row.setting.value,
         "requests": row.replay.requests,
         "exact_rate": row.exact_rate,
+        "saved_rate": [row.saved_rate.value, row.saved_rate.low, row.saved_rate.high],
+        "repeat_rate": row.repeat_rate,
         "hit_rate": [row.hit_rate.value, row.hit_rate.low, row.hit_rate.high],
         "error": [row.error.value, row.error.low, row.error.high],
         "judged": row.judged,

@@ -124,4 +124,5 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _name(model: str) -> str:
-    return model.rstrip("/").rpartition("/")[2]
+    """Enough of a directory or hub name to know it again."""
+    return "/".join(model.rstrip("/").split("/")[-2:])

@@ -3,13 +3,15 @@
 Hits are put into strata by similarity. In each stratum the share of wrong ones has a Beta posterior with Jeffreys'
 prior (Beta(1/2, 1/2)); the error is their sum, weighted by the strata's hits over all requests. With every hit judged
 this is the ordinary estimate with its sampling error; with few judged, or a stratum without any, the band says how
-little is known. The bands hold the central 90%.
+little is known. A pair that was hit again and again is one verdict, not many: a stratum counts for as many verdicts as
+its uneven pairs are worth (Kish's effective sample size). The bands hold the central 90%.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,16 +28,35 @@ BAND = (5.0, 95.0)
 
 @dataclass(slots=True)
 class Stratum:
-    """Hits of like similarity: how many, how many of them judged, how many of those wrong."""
+    """Hits of like similarity: how many, how many of them judged, how many of those wrong.
+
+    Attributes:
+        squares: sum of squares of the judged pairs' hits.
+    """
 
     hits: int = 0
     judged: int = 0
     wrong: int = 0
+    squares: int = 0
+
+    def add(self, hits: int, right: bool | None) -> None:
+        """Count one pair that was hit so often."""
+        self.hits += hits
+        if right is not None:
+            self.judged += hits
+            self.wrong += hits * (not right)
+            self.squares += hits * hits
+
+    @property
+    def posterior(self) -> tuple[float, float]:
+        """Parameters of the Beta posterior of the share of wrong ones."""
+        worth = self.judged / self.squares if self.squares else 1.0
+        return self.wrong * worth + 0.5, (self.judged - self.wrong) * worth + 0.5
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the posterior of the share of wrong ones."""
-        a, b = self.wrong + 0.5, self.judged - self.wrong + 0.5
+        """Standard deviation of the posterior."""
+        a, b = self.posterior
         return math.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)))
 
 
@@ -56,12 +77,10 @@ def stratum_of(similarity: float) -> int:
 def strata_of(hits: Sequence[Hit]) -> list[Stratum]:
     """Count hits by stratum."""
     found = [Stratum() for _ in range(len(EDGES) + 1)]
-    for hit in hits:
-        stratum = found[stratum_of(hit.similarity)]
-        stratum.hits += 1
-        if hit.right is not None:
-            stratum.judged += 1
-            stratum.wrong += not hit.right
+    for (_, _, similarity, right), count in Counter(
+        (hit.asked, hit.stored, hit.similarity, hit.right) for hit in hits
+    ).items():
+        found[stratum_of(similarity)].add(count, right)
     return found
 
 
@@ -76,7 +95,7 @@ def estimate_error(
     strata = strata_of(hits)
     for own, pooled in zip(strata, pool or strata, strict=True):
         if own.judged < own.hits and pooled.judged > own.judged:
-            own.judged, own.wrong = pooled.judged, pooled.wrong
+            own.judged, own.wrong, own.squares = pooled.judged, pooled.wrong, pooled.squares
     strata = [stratum for stratum in strata if stratum.hits]
     if not strata or not requests:
         return Estimate(0.0, 0.0, 0.0)
@@ -84,7 +103,7 @@ def estimate_error(
     drawn, value = np.zeros(DRAWS), 0.0
     for stratum in strata:
         weight = stratum.hits / requests
-        drawn += weight * random.beta(stratum.wrong + 0.5, stratum.judged - stratum.wrong + 0.5, DRAWS)
+        drawn += weight * random.beta(*stratum.posterior, DRAWS)
         value += weight * (stratum.wrong / stratum.judged if stratum.judged else 0.5)
     low, high = np.percentile(drawn, BAND)
     return Estimate(value, float(min(low, value)), float(max(high, value)))

@@ -29,11 +29,7 @@ def judged_strata(traffic: Traffic, pairs: Pairs) -> list[Stratum]:
     """Pairs by stratum, with what is known of them."""
     found = [Stratum() for _ in range(len(EDGES) + 1)]
     for (asked, stored), similarity in pairs.items():
-        stratum, right = found[stratum_of(similarity)], traffic.truth(asked, stored)
-        stratum.hits += 1
-        if right is not None:
-            stratum.judged += 1
-            stratum.wrong += not right
+        found[stratum_of(similarity)].add(1, traffic.truth(asked, stored))
     return found
 
 

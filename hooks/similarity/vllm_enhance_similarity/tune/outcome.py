@@ -17,13 +17,23 @@ __all__ = ["Advice", "Outcome", "advise", "outcomes", "rejudge", "top_questions"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One setting's result; rates are shares of all requests of its replay."""
+    """One setting's result; rates are shares of all requests of its replay.
+
+    Attributes:
+        hit_rate: answered with a similar question's answer.
+        exact_rate: answered as exact repeats besides.
+        saved_rate: both together: what is not generated.
+        repeat_rate: what exact repeats would save without similarity.
+        judged: hits with a verdict.
+    """
 
     setting: Setting
     replay: Replay
     hit_rate: Estimate
     error: Estimate
     exact_rate: float
+    saved_rate: Estimate
+    repeat_rate: float
     judged: int
 
 
@@ -47,7 +57,9 @@ def outcomes(traffic: Traffic, replays: Mapping[Setting, Replay]) -> list[Outcom
                 each,
                 share_band(len(each.hits), each.requests),
                 estimate_error(each.hits, each.requests, pool=pool),
-                each.exact / each.requests if each.requests else 0.0,
+                each.exact / max(1, each.requests),
+                share_band(len(each.hits) + each.exact, each.requests),
+                each.repeats / max(1, each.requests),
                 sum(hit.right is not None for hit in each.hits),
             )
         )
@@ -77,7 +89,7 @@ def advise(rows: Sequence[Outcome], max_error: float, embedding_model: str) -> A
     # A bound above what is allowed is no promise, however well it went here.
     rows = [row for row in rows if row.setting.policy != "bounded" or row.setting.value <= max_error]
     fitting = [row for row in rows if row.error.high <= max_error and row.replay.hits]
-    best = max(fitting, key=lambda row: row.hit_rate.value, default=None)
+    best = max(fitting, key=lambda row: row.saved_rate.value, default=None)
     if best is None:
         settings = {
             **common,
@@ -95,8 +107,9 @@ def advise(rows: Sequence[Outcome], max_error: float, embedding_model: str) -> A
     name = "enhance-similarity-threshold" if best.setting.policy == "threshold" else "enhance-similarity-max-error"
     settings[name] = f"{best.setting.value:g}"
     reason = (
-        f"Of the settings tried it reuses most, {100 * best.hit_rate.value:.1f}% of requests beyond exact repeats, "
-        f"with {100 * best.error.value:.2f}% wrong (at most {100 * best.error.high:.2f}%, 95% sure)."
+        f"Of the settings tried it saves most: {100 * best.saved_rate.value:.1f}% of requests are not generated, "
+        f"against {100 * best.repeat_rate:.1f}% with exact repeats alone, and {100 * best.error.value:.2f}% of all get "
+        f"a wrong answer (at most {100 * best.error.high:.2f}%, 95% sure)."
     )
     if best.setting.policy == "bounded":
         reason += " The bounded policy needs a judge on live traffic (--enhance-similarity-judge)."

@@ -64,7 +64,8 @@ class Replay:
 
     Attributes:
         requests: all, exact repeats included.
-        exact: repeats of a text whose own answer was stored, which the exact cache answers.
+        repeats: requests whose text was asked (or stored) before: what exact repeats alone would answer.
+        exact: those of them whose own answer was stored; the others got a similar question's.
         hits: reuses by similarity.
         refused: pairs that were near enough but for a guard, by guard.
         nearest: best similarity (at `floor` or above, else -1) of each text that was no hit, shape (misses,).
@@ -72,6 +73,7 @@ class Replay:
     """
 
     requests: int = 0
+    repeats: int = 0
     exact: int = 0
     audits: int = 0
     hits: list[Hit] = field(default_factory=list)
@@ -106,9 +108,12 @@ def replay(
     for text in traffic.stored:
         policy.stored(traffic.texts[text])
     missed: list[float] = []
+    seen = set(stored)
     for position in range(start, len(traffic.asked)):
         text = traffic.asked[position]
         result.requests += 1
+        result.repeats += text in seen
+        seen.add(text)
         if (position - start) % 256 == 255:
             progress(256)
         if text in stored:

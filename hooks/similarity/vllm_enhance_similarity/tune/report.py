@@ -16,7 +16,7 @@ from vllm_enhance_similarity.tune.traffic import Traffic
 __all__ = ["ReportFacts", "render_report", "render_yaml"]
 
 SHOWN = 15
-BARS = 20
+BARS = 15
 NEAR_MISSES = 25
 
 STYLE = """
@@ -83,10 +83,7 @@ def render_report(facts: ReportFacts) -> str:
             "<h1>What similarity would have done</h1>",
             _overview(facts),
             _advice(facts),
-            '<div class="two">',
-            _threshold_plots(facts),
-            _bounded_plots(facts),
-            "</div>",
+            _policy_plots(facts),
             _settings_table(facts),
             '<div class="two">',
             _similarities(facts),
@@ -113,7 +110,7 @@ def _yaml(value: str) -> str:
 
 def _overview(facts: ReportFacts) -> str:
     traffic = facts.traffic
-    exact = facts.rows[-1].exact_rate if facts.rows else 0.0
+    exact = max((row.repeat_rate for row in facts.rows), default=0.0)
     judged = len({(hit.asked, hit.stored) for row in facts.rows for hit in row.replay.hits if hit.right is not None})
     pairs = len({(hit.asked, hit.stored) for row in facts.rows for hit in row.replay.hits})
     tiles = [
@@ -140,15 +137,15 @@ def _advice(facts: ReportFacts) -> str:
 
 def _series(rows: Iterable[Outcome]) -> tuple[Series, Series]:
     rows = list(rows)
-    hits = [(r.setting.value, r.hit_rate.value, r.hit_rate.low, r.hit_rate.high) for r in rows]
+    hits = [(r.setting.value, r.saved_rate.value, r.saved_rate.low, r.saved_rate.high) for r in rows]
     wrong = [(r.setting.value, r.error.value, r.error.low, r.error.high) for r in rows]
-    return Series("hit rate", hits, 0), Series("wrong answers", wrong, 1)
+    return Series("not generated", hits, 0), Series("wrong answers", wrong, 1)
 
 
-def _plots(facts: ReportFacts, policy: str, x_label: str, show: str) -> str:
+def _plots(facts: ReportFacts, policy: str, x_label: str, show: str) -> list[str]:
     rows = [row for row in facts.rows if row.setting.policy == policy]
     if not rows:
-        return ""
+        return []
     hits, wrong = _series(rows)
     ticks = [row.setting.value for row in rows]
     chosen = facts.advice.chosen
@@ -158,35 +155,36 @@ def _plots(facts: ReportFacts, policy: str, x_label: str, show: str) -> str:
         return f"{100 * value:g}%" if show == "percent" else f"{value:g}"
 
     upper = lines(
-        [hits], title=f"Hit rate against {x_label}", x_label=x_label, y_label="reused, share of requests",
-        x_ticks=ticks, show_x=shown, mark_x=mark, even=True,
+        [hits], title=f"Share not generated against {x_label}", x_label=x_label, y_label="not generated, of requests",
+        x_ticks=ticks, show_x=shown, mark_x=mark, mark_y=(rows[0].repeat_rate, "exact repeats alone"), even=True,
     )  # fmt: skip
     top = max(facts.max_error * 4, *(min(point[3], 4 * point[1] + facts.max_error) for point in wrong.points))
     lower = lines(
-        [wrong], title=f"Wrong answers against {x_label}", x_label=x_label, y_label="wrong, share of requests",
-        x_ticks=ticks, show_x=shown, mark_x=mark, mark_y=(facts.max_error, "bound"),
+        [wrong], title=f"Wrong answers against {x_label}", x_label=x_label, y_label="wrong, of requests",
+        x_ticks=ticks, show_x=shown, mark_x=mark, mark_y=(facts.max_error, "--max-error"),
         y_limit=min(round_up(top), 1.0), even=True,
     )  # fmt: skip
-    return upper + lower
+    return [upper, lower]
 
 
-def _threshold_plots(facts: ReportFacts) -> str:
-    plots = _plots(facts, "threshold", "least similarity", "plain")
-    return (
-        "<section><h2>A fixed threshold</h2>"
-        '<p class="soft"><span class="key k0"></span>hit rate <span class="key k1"></span>wrong answers</p>'
-        f"{plots}</section>"
+def _policy_plots(facts: ReportFacts) -> str:
+    """Both policies side by side; without the second, both plots of the first."""
+    threshold = _plots(facts, "threshold", "least similarity", "plain")
+    bounded = _plots(facts, "bounded", "bound on the error", "percent")
+    keys = (
+        '<p class="soft"><span class="key k0"></span>not generated <span class="key k1"></span>wrong answers. '
+        "Points tell their numbers.</p>"
     )
-
-
-def _bounded_plots(facts: ReportFacts) -> str:
-    plots = _plots(facts, "bounded", "bound on the error", "percent")
-    body = plots or "<p>Not replayed: this policy learns from verdicts, and the traffic has too few labels.</p>"
-    return (
-        "<section><h2>A bounded error</h2>"
-        '<p class="soft">The policy learns from verdicts and keeps the error within its bound.</p>'
-        f"{body}</section>"
-    )
+    fixed = f"<section><h2>A fixed threshold</h2>{keys}"
+    if bounded:
+        about = "The policy learns from verdicts and keeps the error within its bound."
+        return (
+            f'<div class="two">{fixed}{"".join(threshold)}</section>'
+            f'<section><h2>A bounded error</h2><p class="soft">{about}</p>{"".join(bounded)}</section></div>'
+        )
+    why = "The bounded policy is not replayed: it learns from verdicts, and too few of the questions have a label."
+    beside = "".join(f"<div>{plot}</div>" for plot in threshold)
+    return f'{fixed}<div class="two">{beside}</div><p class="soft">{why}</p></section>'
 
 
 def _settings_table(facts: ReportFacts) -> str:
@@ -197,15 +195,18 @@ def _settings_table(facts: ReportFacts) -> str:
         right = len(row.replay.hits) - sum(hit.right is False for hit in row.replay.hits)
         rows.append(
             f"<tr{chosen}><td>{row.setting.policy}</td><td class=n>{value}</td><td class=n>{row.replay.requests:,}</td>"
+            f"<td class=n>{_percent(row.saved_rate.value)}</td><td class=n>{_percent(row.exact_rate)}</td>"
             f"<td class=n>{_percent(row.hit_rate.value)}</td><td class=n>{_band(row.error)}</td>"
             f"<td class=n>{right:,}</td><td class=n>{row.judged:,}</td><td class=n>{row.replay.audits:,}</td></tr>"
         )
     return (
         "<section><h2>All settings tried</h2><div class=scroll><table><thead><tr><th>Policy</th><th class=n>Value</th>"
-        "<th class=n>Requests</th><th class=n>Reused</th><th class=n>Wrong</th><th class=n>Generations saved</th>"
+        "<th class=n>Requests</th><th class=n>Not generated</th><th class=n>Exact repeats</th><th class=n>Similar</th>"
+        "<th class=n>Wrong</th><th class=n>Similar and right</th>"
         f"<th class=n>Judged</th><th class=n>Audits</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        '<p class="soft">Exact repeats come on top of what is reused here. Generations saved leave out answers known '
-        "to be wrong.</p></section>"
+        '<p class="soft">Not generated: exact repeats and similar questions together. A repeat of a question that got '
+        "a similar one's answer counts as similar again, so similarity takes over some exact repeats. Similar and "
+        "right leaves out what is known to be wrong.</p></section>"
     )
 
 

@@ -10,7 +10,7 @@ from html import escape
 __all__ = ["Series", "bars", "lines", "round_up"]
 
 WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 24, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 74, 24, 12, 46
 
 
 @dataclass(frozen=True, slots=True)
