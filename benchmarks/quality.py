@@ -2,15 +2,18 @@
 
     python benchmarks/quality.py --data questions.jsonl.gz --policy bounded --max-error 0.01 --json
 
-Data: JSON lines, gzip or not. `{"text", "label"}` rows, or `{"a", "b", "same": 0 or 1}` pairs: all `a` are stored first
-and all `b` are asked, labels join the positive pairs (union-find).
+Data: JSON lines, gzip or not. `{"text", "label"}` rows, or `{"a", "b", "same": 0 or 1}` pairs: all `a` are stored
+first, which counts as no request, and all `b` are asked; labels join the positive pairs (union-find).
 
 Protocol (the one of the vCache paper): questions arrive in random order, one order for each seed. At each the policy
 reuses a stored answer, or the true answer, which is the label, is generated and stored. A reuse is right when the
-labels agree. Both rates are over all requests. Verdicts of the judge come from the labels; `--judge-noise P` flips that
+labels agree. Both rates are over all requests. Some files ask the same text again (`exact_repeats`): any cache answers
+that, so `without_repeats` has both rates over the other requests, and `--distinct` leaves repeats out altogether.
+Verdicts of the judge come from the labels; `--judge-noise P` flips that
 share of them, and the policy estimates P from known pairs, as it does on live traffic.
 
-The index, the guards and the policy are the ones that serve. The last line is one JSON object.
+The index, the guards and the policy are the ones that serve. The last line is one JSON object; `--out FILE` also puts
+it among the rows of that file, in the place of an earlier run of the same kind. Embeddings are kept under `.cache/`.
 """
 
 from __future__ import annotations
@@ -21,11 +24,10 @@ import hashlib
 import importlib
 import json
 import os
-import platform
 import random
 import statistics
-import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,7 +38,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from common import CACHE, machine, say, versions
 from vllm_enhance_similarity.encoders import SentenceTransformerEncoder
+from vllm_enhance_similarity.errors import EmbedderError
 from vllm_enhance_similarity.guards.freshness import is_time_bound
 from vllm_enhance_similarity.index.partitioned import Candidate, IndexLimits, PartitionedIndex
 from vllm_enhance_similarity.matcher import check_candidate
@@ -70,6 +74,8 @@ class Tally:
     wrong: int = 0
     wrong_unlabelled: int = 0
     exact_repeats: int = 0
+    repeats_reused: int = 0
+    repeats_wrong: int = 0
     audits: int = 0
     search_seconds: list[float] = field(default_factory=list)
     decide_seconds: list[float] = field(default_factory=list)
@@ -77,13 +83,41 @@ class Tally:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """JSON lines, gzip or not."""
-    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines if line.strip()]
+    """JSON lines, gzip or not; the fields of the first row tell the form, and all rows have it.
+
+    Raises:
+        SystemExit: with a sentence that names the file, the line and what is wrong with it.
+    """
+    rows: list[dict[str, Any]] = []
+    form: tuple[str, ...] = ()
+    try:
+        with path.open("rb") as raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
+        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                form = form or (("a", "b", "same") if isinstance(row, dict) and "a" in row else ("text",))
+                _check_row(row, form, f"{path.name}, line {number}")
+                rows.append(row)
+    except json.JSONDecodeError as error:
+        raise SystemExit(f"{path.name}, line {number}: this is no JSON ({error.msg})") from None
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise SystemExit(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not rows:
         raise SystemExit(f"{path.name} holds no rows")
     return rows
+
+
+def _check_row(row: object, form: tuple[str, ...], where: str) -> None:
+    wanted = '{"a", "b", "same": 0 or 1} or {"text", "label"}'
+    if not isinstance(row, dict) or not row.keys() >= set(form):
+        raise SystemExit(f"{where}: a row is {wanted}, all rows alike")
+    if not all(isinstance(row[name], str) and row[name].strip() for name in form if name != "same"):
+        raise SystemExit(f"{where}: {' and '.join(name for name in form if name != 'same')} must hold text")
+    if "same" in form and row["same"] not in (0, 1):
+        raise SystemExit(f'{where}: "same" is 0 or 1')
 
 
 def read_texts(path: Path) -> list[str]:
@@ -101,7 +135,9 @@ def read_questions(path: Path) -> Questions:
     else:
         names: dict[str, int] = {}
         found.labels = [0] * len(number)
-        for row in rows:
+        for at, row in enumerate(rows, 1):
+            if "label" not in row:
+                raise SystemExit(f'{path.name}, row {at}: a question without a "label" measures nothing')
             found.labels[number[row["text"]]] = names.setdefault(str(row["label"]), len(names))
             found.asked.append(number[row["text"]])
     return found
@@ -130,7 +166,10 @@ def _read_pairs(found: Questions, rows: list[dict[str, Any]], number: dict[str, 
 def embed(texts: Sequence[str], model: str, cache: Path | None) -> tuple[np.ndarray, str, float]:
     """Unit vectors of all texts, the model's digest, and seconds for one text alone (median of fifty)."""
     encoder = SentenceTransformerEncoder(model)
-    identity = encoder.load()
+    try:
+        identity = encoder.load()
+    except EmbedderError as error:
+        raise SystemExit(str(error).removeprefix("similarity is off: ")) from None
     sample = list(texts[:50])
     alone = statistics.median(_timed(partial(encoder.encode, [text]))[1] for text in sample)
     digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=12).hexdigest()
@@ -143,7 +182,7 @@ def embed(texts: Sequence[str], model: str, cache: Path | None) -> tuple[np.ndar
         block = order[start : start + 64]
         vectors[block] = encoder.encode([texts[row] for row in block])
         if start % 6400 == 0:
-            print(f"embedding {start}/{len(texts)}", file=sys.stderr)
+            say(f"embedding {start}/{len(texts)}")
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.save(kept, vectors, allow_pickle=False)
@@ -166,7 +205,10 @@ def make_policy(arguments: argparse.Namespace) -> DecisionPolicy:
     if arguments.policy == "bounded":
         return BoundedPolicy(BoundedParameters(max_error=arguments.max_error, audit_share=arguments.audit_share))
     module, _, name = arguments.policy.partition(":")
-    policy: DecisionPolicy = getattr(importlib.import_module(module), name)(arguments)
+    try:
+        policy: DecisionPolicy = getattr(importlib.import_module(module), name)(arguments)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SystemExit(f"--policy {arguments.policy}: threshold, bounded or module:factory ({error})") from None
     return policy
 
 
@@ -200,7 +242,8 @@ class Stream:
     def _ask(self, row: int) -> None:
         tally, text = self.tally, self.data.texts[row]
         tally.requests += 1
-        tally.exact_repeats += row in self.present
+        repeat = row in self.present
+        tally.exact_repeats += repeat
         if self.arguments.freshness == "on" and is_time_bound(text):
             return
         candidates, seconds = _timed(lambda: self.index.search(PARTITION, self.vectors[row], NEIGHBOURS, now=0.0))
@@ -211,6 +254,8 @@ class Stream:
         if decision.action == "reuse" and decision.choice is not None:
             tally.reuses += 1
             tally.wrong += not right
+            tally.repeats_reused += repeat
+            tally.repeats_wrong += repeat and not right
             pair = (row, int.from_bytes(decision.choice.key, "big"))
             tally.wrong_unlabelled += not right and self.data.is_pairs and pair not in self.data.different
             return
@@ -270,6 +315,9 @@ def summary(arguments: argparse.Namespace, tallies: list[Tally], model: str, alo
     """The JSON object."""
     hits = [tally.reuses / tally.requests for tally in tallies]
     errors = [tally.wrong / tally.requests for tally in tallies]
+    new = [max(1, tally.requests - tally.exact_repeats) for tally in tallies]
+    new_hits = [(t.reuses - t.repeats_reused) / count for t, count in zip(tallies, new, strict=True)]
+    new_errors = [(t.wrong - t.repeats_wrong) / count for t, count in zip(tallies, new, strict=True)]
     labelled = [(tally.wrong - tally.wrong_unlabelled) / tally.requests for tally in tallies]
     return {
         "data": Path(arguments.data).name,
@@ -280,6 +328,7 @@ def summary(arguments: argparse.Namespace, tallies: list[Tally], model: str, alo
         "guards": arguments.guards,
         "freshness": arguments.freshness,
         "distinct": arguments.distinct,
+        "limit": arguments.limit,
         "requests": tallies[0].requests,
         "seeds": len(tallies),
         "hit_rate": round(statistics.fmean(hits), 5),
@@ -288,6 +337,10 @@ def summary(arguments: argparse.Namespace, tallies: list[Tally], model: str, alo
         "hit_rates": [round(value, 5) for value in hits],
         "error_rates": [round(value, 6) for value in errors],
         "exact_repeats": round(statistics.fmean(tally.exact_repeats / tally.requests for tally in tallies), 5),
+        "without_repeats": {
+            "hit_rate": round(statistics.fmean(new_hits), 5),
+            "error_rate": round(statistics.fmean(new_errors), 6),
+        },
         "audits": round(statistics.fmean(tally.audits / tally.requests for tally in tallies), 5),
         "latency_ms": {
             "embed_alone": round(1e3 * alone, 3),
@@ -295,8 +348,22 @@ def summary(arguments: argparse.Namespace, tallies: list[Tally], model: str, alo
             "guards_and_decision": _milliseconds([value for tally in tallies for value in tally.decide_seconds]),
             "refit": _milliseconds([value for tally in tallies for value in tally.refit_seconds]),
         },
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "embedder": model},
+        "versions": versions({"numpy": np.__version__, "embedder": model}),
     }
+
+
+KIND = ("data", "policy", "max_error", "threshold", "judge_noise", "guards", "freshness", "distinct", "limit", "seeds")
+
+
+def keep(row: dict[str, Any], file: Path) -> None:
+    """Put one run among the rows of a result file, in the place of an earlier run of the same kind."""
+    rows = json.loads(file.read_text("utf-8"))["rows"] if file.exists() else []
+    rows = [other for other in rows if any(other.get(name) != row.get(name) for name in KIND)]
+    rows.append({name: value for name, value in row.items() if name != "versions"})
+    rows.sort(key=lambda one: [str(one.get(name)) for name in KIND])
+    whole = {"benchmark": "quality", "machine": machine(), "versions": row["versions"], "rows": rows}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -314,10 +381,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--distinct", action="store_true", help="leave out repeats, which the exact cache would answer")
     parser.add_argument("--limit", type=int, default=0, help="at most this many requests")
     parser.add_argument("--flat-limit", type=int, default=IndexLimits().flat_limit)
-    parser.add_argument("--cache-dir", default="", help="where embeddings are kept between runs")
+    parser.add_argument("--cache-dir", default=str(CACHE / "embeddings"), help='kept embeddings; "" keeps none')
     parser.add_argument("--save-state", default="", help="write what the last seed's policy has learned here")
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
-    return parser.parse_args(arguments)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a result file to put this run into")
+    found = parser.parse_args(arguments)
+    for name, low, high in (
+        ("threshold", -1.0, 1.0), ("max_error", 1e-6, 1.0), ("judge_noise", 0.0, 0.5), ("audit_share", 1e-6, 1.0),
+        ("seeds", 1, 1000), ("limit", 0, 10**9),
+    ):  # fmt: skip
+        if not low <= getattr(found, name) <= high:
+            parser.error(f"--{name.replace('_', '-')} is from {low:g} to {high:g}")
+    return found
 
 
 def runs(arguments: argparse.Namespace, data: Questions, vectors: np.ndarray) -> Iterator[Tally]:
@@ -342,7 +417,10 @@ def main() -> None:
         data.asked = random.Random(0).sample(data.asked, min(arguments.limit, len(data.asked)))
     cache = Path(arguments.cache_dir).expanduser() if arguments.cache_dir else None
     vectors, model, alone = embed(data.texts, arguments.embedding_model or default_model(), cache)
-    print(json.dumps(summary(arguments, list(runs(arguments, data, vectors)), model, alone)))
+    result = summary(arguments, list(runs(arguments, data, vectors)), model, alone)
+    if arguments.out:
+        keep(result, arguments.out)
+    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":
