@@ -26,6 +26,8 @@ class Rates:
         by_source: requests per second by source of the answer.
         hit_rate: share answered without generating, in [0, 1]; NaN without requests.
         saved_tokens, saved_engine_seconds: per second.
+        generated_least: upper edge of the first bucket of vLLM's histogram, seconds: of times below it, no more is
+            known than that.
         reused, generated: median and 95th percentile of the time to the whole answer, seconds; NaN without requests.
     """
 
@@ -36,6 +38,7 @@ class Rates:
     saved_engine_seconds: float
     reused: tuple[float, float]
     generated: tuple[float, float]
+    generated_least: float = 0.0
 
 
 def totals(look: Look, name: str, label: str | None = None) -> dict[str, float]:
@@ -64,6 +67,7 @@ def rates(before: Look, after: Look) -> Rates | None:
         _rate(before, after, "vllm_enhance_saved_engine_seconds_total"),
         _spread(before, after, "vllm_enhance_replay_seconds"),
         _spread(before, after, "vllm:e2e_request_latency_seconds"),
+        min(_buckets(after, "vllm:e2e_request_latency_seconds"), default=0.0),
     )
 
 

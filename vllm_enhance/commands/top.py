@@ -72,10 +72,12 @@ def frame(change: Rates, look: Look, health: dict[str, Any]) -> RenderableType:
         for source, words in SOURCES.items()
         if (rate := change.by_source.get(source, 0.0)) or source in ("memory", "engine")
     ]
+    least = change.generated_least
+    generated = [f"under {duration(least)}" if each < least else duration(each) for each in change.generated]
     facts = [
         ("hit rate", f"{percent(change.hit_rate)} now, {percent(whole['hit_rate'])} since the start"),
         ("time, reused", f"{duration(change.reused[0])} median, {duration(change.reused[1])} 95th percentile"),
-        ("time, generated", f"{duration(change.generated[0])} median, {duration(change.generated[1])} 95th percentile"),
+        ("time, generated", f"{generated[0]} median, {generated[1]} 95th percentile"),
         ("saved now", f"{number(change.saved_tokens)} tokens/s, {number(change.saved_engine_seconds)} engine-s/s"),
         ("saved so far", f"{number(whole['saved_tokens'])} tokens, {duration(whole['saved_engine_seconds'])}"),
         ("under way", f"{number(whole['inflight'])} generations, {number(whole['joined'])} joined requests"),

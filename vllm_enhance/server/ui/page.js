@@ -4,9 +4,10 @@ import { markWrong, setUpForget } from "./actions.js";
 import { Refused, ask, keepKey, keptKey } from "./api.js";
 import { byId, make, number, percent, seconds, tree } from "./dom.js";
 import { Plot } from "./plot.js";
-import { SOURCES, between, quantile, sums, total } from "./rates.js";
+import { SOURCES, between, firstEdge, quantile, sums, total } from "./rates.js";
 import { RequestTable, WORDS, drawComponents, drawSettings, drawTop } from "./tables.js";
 
+const STYLES = { memory: "s0", store: "s1", similar: "s2", joined: "s3", engine: "s4", hook: "s5" };
 const EVERY = 2000, KEPT = 300, LATENCY_LOOKS = 15, RECENT = 50;
 
 const looks = [];   // answers of /v1/enhance/series, oldest first, the last few
@@ -19,10 +20,10 @@ function start() {
   byId("pause").hidden = false;
   byId("sign-out").hidden = !keptKey();
   plots ??= {
-    requests: new Plot(byId("plot-requests"), { format: (v) => number(v), lines: SOURCES.map((source, i) => ({ name: WORDS[source], style: `s${i}` })) }),
-    hits: new Plot(byId("plot-hits"), { format: percent, most: 1, lines: [{ name: "answered without generating", style: "s1" }] }),
+    requests: new Plot(byId("plot-requests"), { format: (v) => number(v), lines: SOURCES.map((source) => ({ name: WORDS[source], style: STYLES[source] })) }),
+    hits: new Plot(byId("plot-hits"), { format: percent, most: 1, lines: [{ name: "answered without generating", style: "s0" }] }),
     latency: new Plot(byId("plot-latency"), { format: seconds, logarithmic: true, lines: [
-      { name: "reused, median", style: "s1" }, { name: "reused, 95th percentile", style: "s1 dashed" },
+      { name: "reused, median", style: "s0" }, { name: "reused, 95th percentile", style: "s0 dashed" },
       { name: "generated, median", style: "s4" }, { name: "generated, 95th percentile", style: "s4 dashed" },
     ] }),
   };
@@ -75,6 +76,7 @@ function remember(series) {
   if (looks.length > LATENCY_LOOKS) looks.shift();
   const span = (name, q) => quantile(looks[0], series, name, q);
   point.latency = ["vllm_enhance_replay_seconds", "vllm:e2e_request_latency_seconds"].flatMap((name) => [span(name, 0.5), span(name, 0.95)]);
+  for (const line of plots.latency.lines.slice(2)) line.least = firstEdge(series, "vllm:e2e_request_latency_seconds");
   points.push(point);
   if (points.length > KEPT) points.shift();
 }
@@ -86,8 +88,8 @@ function drawTiles(stats, series) {
   const tiles = [
     ["Hit rate", served ? percent((served - (by.engine ?? 0)) / served) : "–", "since the start"],
     ["Requests", number(served), latest ? `${number(latest.served)} per second now` : ""],
-    ["Tokens not generated", number(total(series, "vllm_enhance_saved_tokens_total")), ""],
-    ["Engine time saved", seconds(total(series, "vllm_enhance_saved_engine_seconds_total")), ""],
+    ["Tokens saved", number(total(series, "vllm_enhance_saved_tokens_total")), "not generated again"],
+    ["Engine time saved", seconds(total(series, "vllm_enhance_saved_engine_seconds_total")), "by reused answers"],
     ["Under way", number(total(series, "vllm_enhance_inflight_generations")), `${number(total(series, "vllm_enhance_joined_requests"))} joined`],
     ["Faults", number(total(series, "vllm_enhance_faults_total")), stats.enabled === false ? "the plugin stands aside" : "served as plain vLLM"],
   ];
@@ -108,7 +110,7 @@ function measured(series, mode) {
   }
   const all = judged.same + judged.different;
   const would = ((actions.reuse ?? 0) + (actions.audit ?? 0)) / considered;
-  const name = mode === "shadow" ? "Would be similar hits" : "Similar enough";
+  const name = mode === "shadow" ? "Similar (shadow)" : "Similar";
   return [name, percent(would), all ? `${number(judged.different)} of ${number(all)} judged differed` : "none judged yet"];
 }
 

@@ -40,6 +40,7 @@ export class Plot {
     const toY = this.scale(seen);
     this.axes(width, toY, last - since);
     this.lines.forEach((line, index) => {
+      if (!this.points.some((point) => point.values[index] > 0)) return; // nothing but an axis drawn over
       for (const path of runs(this.points, index, toX, toY)) {
         this.svg.append(makeSvg("path", { d: path, class: `line ${line.style}` }));
       }
@@ -85,8 +86,12 @@ export class Plot {
     return point ?? this.points[this.points.length - 1];
   }
 
+  tell(line, value) {
+    return value < (line.least ?? 0) ? `under ${this.format(line.least)}` : this.format(value);
+  }
+
   describe(point) {
-    const shown = this.lines.map((line, index) => [line, point ? this.format(point.values[index]) : "–"]);
+    const shown = this.lines.map((line, index) => [line, point ? this.tell(line, point.values[index]) : "–"]);
     this.legend.replaceChildren(...shown.map(([line, value]) => make("li", {},
       makeSvg("svg", { viewBox: "0 0 18 8", "aria-hidden": "true" }, makeSvg("line", { x1: 0, x2: 18, y1: 4, y2: 4, "stroke-width": 3, class: line.style })),
       `${line.name} `, make("b", {}, value))));

@@ -50,6 +50,9 @@ export function quantile(before, after, name, q) {
   return lower;
 }
 
+// Upper edge of a histogram's first bucket: of what lies below it, no more is known than that.
+export const firstEdge = (look, name) => buckets(look, name)[0]?.[0] ?? 0;
+
 function buckets(look, name) {
   const counts = new Map();
   for (const sample of look.series) {

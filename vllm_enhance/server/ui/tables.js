@@ -13,7 +13,8 @@ const REQUEST_COLUMNS = [
   ["When", "nowrap wide", (r) => clockTime(r.at)],
   ["Request", "", null],
   ["Answer", "", (r) => make("span", { class: `badge ${r.source ?? ""}` }, WORDS[r.source] ?? r.source ?? "under way")],
-  ["Why", "wide", (r) => r.reason ?? (r.similarity != null ? `similarity ${r.similarity.toFixed(3)}` : "")],
+  ["Why", "wide", (r) => r.reason ?? (r.similarity != null ? `similarity ${r.similarity.toFixed(3)}` : r.source === "engine" ? "miss" : "")],
+  ["Question", "question wide", (r) => r.question?.slice(0, 100) ?? ""],
   ["Age", "number wide", (r) => (r.age == null ? "" : seconds(r.age))],
   ["Tokens", "number wide", (r) => (r.output_tokens == null ? "" : number(r.output_tokens))],
   ["Time", "number", (r) => (r.seconds == null ? "" : seconds(r.seconds))],
@@ -39,6 +40,7 @@ export class RequestTable {
     this.shown = print;
     const focus = document.activeElement?.dataset?.spot;
     byId("requests").tBodies[0].replaceChildren(...shown.flatMap((entry) => this.rows(entry)));
+    byId("requests").classList.toggle("silent", !shown.some((entry) => entry.question));
     byId("no-requests").hidden = shown.length > 0;
     byId("no-requests").textContent = entries.length ? "No request fits the filter." : "No request yet.";
     if (focus) document.querySelector(`[data-spot="${CSS.escape(focus)}"]`)?.focus();
@@ -72,7 +74,7 @@ export class RequestTable {
       type: "button", class: "danger", "data-spot": `wrong ${entry.request_id}`, onclick: () => this.markWrong(found),
     }, "Wrong answer…");
     return make("div", { class: "why" }, ...sentences(found).map((text) => make("p", {}, text)), ...neighbours(found),
-      tree(facts(found)), found.key ? button : null);
+      found.key ? button : null, tree(facts(found)));
   }
 }
 
@@ -140,7 +142,7 @@ export function drawTable(table, columns, rows) {
 
 export function drawComponents(health) {
   byId("components").replaceChildren(...(health.components ?? []).map((each) => make("li", {},
-    make("span", { class: `badge ${each.status}` }, each.status), make("b", {}, each.component), make("span", { class: "muted" }, each.detail || ""))));
+    make("span", { class: `badge ${each.status}` }, each.status), make("span", {}, make("b", {}, each.component), make("span", { class: "muted" }, each.detail ? ` ${each.detail}` : "")))));
 }
 
 export function drawSettings(config) {
