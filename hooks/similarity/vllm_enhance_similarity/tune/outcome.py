@@ -14,6 +14,8 @@ from vllm_enhance_similarity.tune.traffic import Traffic
 
 __all__ = ["Advice", "Outcome", "advise", "outcomes", "rejudge", "top_questions"]
 
+HALF = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -111,6 +113,11 @@ def advise(rows: Sequence[Outcome], max_error: float, embedding_model: str) -> A
         f"against {100 * best.repeat_rate:.1f}% with exact repeats alone, and {100 * best.error.value:.2f}% of all get "
         f"a wrong answer (at most {100 * best.error.high:.2f}%, 95% sure)."
     )
+    if best.judged < HALF * len(best.replay.hits):
+        reason += (
+            f" Only {best.judged:,} of its {len(best.replay.hits):,} reuses are judged; the others are taken to be "
+            "wrong as often, which holds when the judged ones were picked at random, as --label does."
+        )
     if best.setting.policy == "bounded":
         reason += " The bounded policy needs a judge on live traffic (--enhance-similarity-judge)."
         settings["enhance-similarity-judge"] = "auto"

@@ -18,6 +18,7 @@ __all__ = ["ReportFacts", "render_report", "render_yaml"]
 SHOWN = 15
 BARS = 15
 NEAR_MISSES = 25
+LENGTH = 300
 
 STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #1b1f24; --soft: #59636e; --line: #d8dee4;
@@ -34,11 +35,12 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .soft { color: var(--soft); } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-size: .85rem; } td.n, th.n { text-align: right; white-space: nowrap; }
-tr.chosen td { font-weight: 700; } td { overflow-wrap: anywhere; }
+th { color: var(--soft); font-size: .85rem; } td.n, th.n { text-align: right; } td.n { white-space: nowrap; }
+tr.chosen td { font-weight: 700; } td { overflow-wrap: break-word; } td:not(.n) { min-width: 6.5rem; max-width: 34rem; }
 pre { background: var(--page); padding: .75rem; border-radius: 6px; overflow-x: auto; }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 svg .middle { text-anchor: middle; } svg .end { text-anchor: end; } svg .label { fill: var(--ink); }
+svg .halo { paint-order: stroke; stroke: var(--card); stroke-width: 4px; }
 .grid { stroke: var(--line); } .mark { stroke: var(--soft); stroke-dasharray: 5 4; }
 .line { fill: none; stroke-width: 2; } .band { opacity: .18; stroke: none; } .bar { fill: var(--c0); }
 .line.c0, .dot.c0 { stroke: var(--c0); } .band.c0, .dot.c0 { fill: var(--c0); }
@@ -187,23 +189,50 @@ def _policy_plots(facts: ReportFacts) -> str:
     return f'{fixed}<div class="two">{beside}</div><p class="soft">{why}</p></section>'
 
 
-def _settings_table(facts: ReportFacts) -> str:
-    rows = []
-    for row in facts.rows:
-        chosen = ' class="chosen"' if facts.advice.chosen is row else ""
-        value = f"{row.setting.value:g}" if row.setting.policy == "threshold" else f"{100 * row.setting.value:g}%"
-        right = len(row.replay.hits) - sum(hit.right is False for hit in row.replay.hits)
-        rows.append(
-            f"<tr{chosen}><td>{row.setting.policy}</td><td class=n>{value}</td><td class=n>{row.replay.requests:,}</td>"
-            f"<td class=n>{_percent(row.saved_rate.value)}</td><td class=n>{_percent(row.exact_rate)}</td>"
-            f"<td class=n>{_percent(row.hit_rate.value)}</td><td class=n>{_band(row.error)}</td>"
-            f"<td class=n>{right:,}</td><td class=n>{row.judged:,}</td><td class=n>{row.replay.audits:,}</td></tr>"
-        )
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], marked: int | None = None) -> str:
+    """A table; headings that end in `>` are of numbers. Cells are text.
+
+    Args:
+        marked: number of the row to print bold.
+    """
+    kinds = [" class=n" if heading.endswith(">") else "" for heading in headings]
+    names = (f"<th{kind}>{heading.rstrip('>')}</th>" for heading, kind in zip(headings, kinds, strict=True))
+    body = (
+        f"<tr{' class=chosen' if number == marked else ''}>"
+        + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True))
+        + "</tr>"
+        for number, row in enumerate(rows)
+    )
     return (
-        "<section><h2>All settings tried</h2><div class=scroll><table><thead><tr><th>Policy</th><th class=n>Value</th>"
-        "<th class=n>Requests</th><th class=n>Not generated</th><th class=n>Exact repeats</th><th class=n>Similar</th>"
-        "<th class=n>Wrong</th><th class=n>Similar and right</th>"
-        f"<th class=n>Judged</th><th class=n>Audits</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<div class=scroll><table><thead><tr>{''.join(names)}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+SETTINGS_TRIED = (
+    "Policy", "Value>", "Requests>", "Not generated>", "Exact repeats>", "Similar>", "Wrong>", "Similar and right>",
+    "Judged>", "Audits>",
+)  # fmt: skip
+
+
+def _settings_table(facts: ReportFacts) -> str:
+    rows = [
+        (
+            row.setting.policy,
+            f"{row.setting.value:g}" if row.setting.policy == "threshold" else f"{100 * row.setting.value:g}%",
+            f"{row.replay.requests:,}",
+            _percent(row.saved_rate.value),
+            _percent(row.exact_rate),
+            _percent(row.hit_rate.value),
+            _band(row.error),
+            f"{sum(hit.right is not False for hit in row.replay.hits):,}",
+            f"{row.judged:,}",
+            f"{row.replay.audits:,}",
+        )
+        for row in facts.rows
+    ]
+    marked = next((number for number, row in enumerate(facts.rows) if row is facts.advice.chosen), None)
+    return (
+        f"<section><h2>All settings tried</h2>{_table(SETTINGS_TRIED, rows, marked)}"
         '<p class="soft">Not generated: exact repeats and similar questions together. A repeat of a question that got '
         "a similar one's answer counts as similar again, so similarity takes over some exact repeats. Similar and "
         "right leaves out what is known to be wrong.</p></section>"
@@ -227,24 +256,19 @@ def _similarities(facts: ReportFacts) -> str:
 def _guards(facts: ReportFacts) -> str:
     row = facts.advice.chosen or next((row for row in facts.rows if row.setting.policy == "threshold"), None)
     refused = sorted(row.replay.refused.items(), key=lambda item: -item[1]) if row else []
-    rows = "".join(f"<tr><td>{escape(name)}</td><td class=n>{count:,}</td></tr>" for name, count in refused)
-    return (
-        "<section><h2>What the guards refused</h2><table><thead><tr><th>Guard</th><th class=n>Nearest neighbours "
-        f"refused</th></tr></thead><tbody>{rows or '<tr><td>nothing</td><td></td></tr>'}</tbody></table></section>"
-    )
+    rows = [(name, f"{count:,}") for name, count in refused] or [("nothing", "")]
+    table = _table(("Guard", "Nearest neighbours refused>"), rows)
+    return f"<section><h2>What the guards refused</h2>{table}</section>"
 
 
 def _frequent(facts: ReportFacts) -> str:
     if not facts.texts:
         return ""
-    rows = "".join(
-        f"<tr><td>{escape(text[:300])}</td><td class=n>{requests:,}</td><td class=n>{reworded:,}</td></tr>"
+    rows = [
+        (text[:LENGTH], f"{requests:,}", f"{reworded:,}")
         for text, requests, reworded in top_questions(facts.traffic, facts.advice.chosen, SHOWN)
-    )
-    return (
-        "<section><h2>Asked most often</h2><table><thead><tr><th>Question</th><th class=n>Requests</th>"
-        f"<th class=n>In other words</th></tr></thead><tbody>{rows}</tbody></table></section>"
-    )
+    ]
+    return f"<section><h2>Asked most often</h2>{_table(('Question', 'Requests>', 'In other words>'), rows)}</section>"
 
 
 def _near_misses(facts: ReportFacts) -> str:
@@ -260,15 +284,11 @@ def _near_misses(facts: ReportFacts) -> str:
     if not nearest:
         return ""
     texts = facts.traffic.texts
-    rows = "".join(
-        f"<tr><td class=n>{hit.similarity:.3f}</td><td>{escape(texts[hit.asked][:300])}</td>"
-        f"<td>{escape(texts[hit.stored][:300])}</td></tr>"
-        for hit in nearest
-    )
+    rows = [(f"{hit.similarity:.3f}", texts[hit.asked][:LENGTH], texts[hit.stored][:LENGTH]) for hit in nearest]
+    table = _table(("Similarity>", "Asked", "Stored"), rows)
     return (
         "<section><h2>Near misses to judge</h2><p class=soft>Does one answer fit both? "
-        "<code>vllm-enhance tune ... --label</code> asks.</p><table><thead><tr><th class=n>Similarity</th>"
-        f"<th>Asked</th><th>Stored</th></tr></thead><tbody>{rows}</tbody></table></section>"
+        f"<code>vllm-enhance tune ... --label</code> asks.</p>{table}</section>"
     )
 
 

@@ -85,7 +85,6 @@ def lines(
     if mark_y is not None and mark_y[0] <= top:
         at = y(mark_y[0])
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" class="mark"/>')
-        parts.append(f'<text x="{WIDTH - RIGHT}" y="{at - 5:.1f}" class="end">{escape(mark_y[1])}</text>')
     for each in series:
         above = [f"{place(x):.1f},{y(high):.1f}" for x, _, _, high in each.points]
         below = [f"{place(x):.1f},{y(low):.1f}" for x, _, low, _ in reversed(each.points)]
@@ -98,6 +97,8 @@ def lines(
                 f'<circle cx="{place(x):.1f}" cy="{y(value):.1f}" r="3.5" class="dot c{each.colour}">'
                 f"<title>{escape(told)}</title></circle>"
             )
+    if mark_y is not None and mark_y[0] <= top:  # last, so that its name stands above the lines
+        parts.append(f'<text x="{LEFT + 6}" y="{y(mark_y[0]) - 5:.1f}" class="halo">{escape(mark_y[1])}</text>')
     return _frame(parts, title, x_label, y_label)
 
 
