@@ -110,8 +110,12 @@ class Dispatcher:
             rewrite: applies a :class:`Rewrite` to ``request``, recomputing its key.
         """
         verdict = Verdict()
+        offered = {"request": request}
         for call in self._pre:
-            result = await self._guarded(call, {"request": request}, self._deadline)
+            if call.inline:
+                result = self._run_inline(call, offered)
+            else:
+                result = await self._guarded(call, offered, self._deadline)
             if result is None or result is CONTINUE:
                 continue
             kind = type(result)
@@ -133,8 +137,7 @@ class Dispatcher:
         """Tell every hook: inline ones now, the others through the background queue. Never raises, never blocks."""
         offered: dict[str, Any] = {"request": request, "record": record, "outcome": outcome}
         for call in self._post_inline:
-            if not self._fused(call):
-                self._run_inline(call, offered)
+            self._run_inline(call, offered)
         for call in self._post_queued:
             self._enqueue(call, offered)
 
@@ -201,13 +204,13 @@ class Dispatcher:
             calls[:] = [call for call in calls if call.plugin != plugin]
 
     def _fused(self, call: HookCall) -> bool:
-        return call.open_until > 0.0 and self._monotonic() < call.open_until
+        return self._monotonic() < call.open_until
 
     async def _guarded(self, call: HookCall, offered: Mapping[str, Any], deadline: float) -> Any:
-        if call.open_until > 0.0 and self._fused(call):
-            return None
         if call.inline:
             return self._run_inline(call, offered)
+        if call.open_until > 0.0 and self._fused(call):
+            return None
         started = self._monotonic()
         try:
             async with asyncio.timeout(deadline):
@@ -223,6 +226,8 @@ class Dispatcher:
         return result
 
     def _run_inline(self, call: HookCall, offered: Mapping[str, Any]) -> Any:
+        if call.open_until > 0.0 and self._fused(call):
+            return None
         started = time.perf_counter()
         try:
             result = call.function(*call.arguments(offered))

@@ -25,7 +25,10 @@ class ExplainLog:
         self._entries: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     def write(self, request_id: str, **facts: Any) -> None:
-        """Add facts to a request's explanation, starting it if need be."""
+        """Add facts to a request's explanation, starting it if need be.
+
+        Digests are given as bytes and the parts of the key as they are: they become text only when somebody reads.
+        """
         if self._limit == 0:
             return
         entry = self._entries.get(request_id)
@@ -38,17 +41,25 @@ class ExplainLog:
     def read(self, request_id: str) -> dict[str, Any] | None:
         """One request's explanation, or ``None`` when it is unknown or forgotten."""
         entry = self._entries.get(request_id)
-        return None if entry is None else dict(entry)
+        return None if entry is None else _readable(entry)
 
     def recent(self, count: int) -> list[dict[str, Any]]:
         """The latest explanations, newest first."""
-        return [dict(entry) for entry, _ in zip(reversed(self._entries.values()), range(count), strict=False)]
+        return [_readable(entry) for entry, _ in zip(reversed(self._entries.values()), range(count), strict=False)]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(list(self._entries.values()))
+        return map(_readable, list(self._entries.values()))
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _readable(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """``entry`` with digests in hex; of the parts of a key the first 8 bytes, which tell them apart."""
+    shown: dict[str, Any] = {name: fact.hex() if isinstance(fact, bytes) else fact for name, fact in entry.items()}
+    if shown.get("parts") is not None:
+        shown["parts"] = {name: value[:8].hex() for name, value in shown["parts"]}
+    return shown
 
 
 def top_entries(entries: Iterable[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:

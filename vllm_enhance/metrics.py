@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -146,6 +146,7 @@ class Metrics:
         self._told: dict[Series, float] = {}
         self._histograms: dict[Series, _Histogram] = {}
         self._fresh: set[Series] = set()
+        self._watched: dict[str, Callable[[], float]] = {}
         self._held = False
         self._lock = threading.Lock()
         self._publishing = threading.Lock()
@@ -203,6 +204,16 @@ class Metrics:
         if not self._held:
             self.publish()
 
+    def watch(self, name: str, read: Callable[[], float]) -> None:
+        """Have a gauge without labels read whenever somebody looks, instead of set at each change."""
+        self._watched[name] = read
+
+    def _read_watched(self) -> None:
+        for name, read in self._watched.items():
+            self._first((name, ()))
+            self._values[name, ()] = read()
+            self._fresh.add((name, ()))
+
     def _first(self, series: Series) -> float:
         """Make a series known to Prometheus, so that a wrong name or label is heard of by the caller who uses it."""
         self._prometheus.child(self._declared[series[0]], series[1])
@@ -212,6 +223,8 @@ class Metrics:
 
     def value(self, name: str, *labels: str) -> float:
         """This process' value: of a counter or gauge, or of ``<histogram>_count`` and ``_sum``."""
+        if name in self._watched:
+            return self._watched[name]()
         base, _, what = name.rpartition("_")
         histogram = self._histograms.get((base, labels)) if what in ("count", "sum") else None
         if histogram is not None:
@@ -221,6 +234,7 @@ class Metrics:
     def snapshot(self) -> dict[str, Any]:
         """This process' values by name; labelled ones as ``{"label values joined by |": value}``."""
         with self._lock:
+            self._read_watched()
             values = dict(self._values)
             for (name, labels), histogram in self._histograms.items():
                 values[f"{name}_count", labels] = float(sum(histogram.counts))
@@ -248,6 +262,7 @@ class Metrics:
         """Tell Prometheus what has changed since it was told last."""
         with self._publishing:  # else an older value of a gauge could be told after a newer one
             with self._lock:
+                self._read_watched()
                 fresh, self._fresh = self._fresh, set()
                 changes = [(self._declared[name], labels, self._change((name, labels))) for name, labels in fresh]
             self._prometheus.tell(changes)

@@ -35,8 +35,8 @@ _GLOBAL_FAMILIES: dict[str, Any] = {}
 class PrometheusSide:
     """Metrics of one registry.
 
-    It is a collector itself, the first of the registry, and has no metrics of its own: a scrape asks it before the others,
-    and so finds fresh values. (In Prometheus' multiprocess mode a scrape reads files, and values are as old as the last
+    It is a collector itself, before all others of ours, and has no metrics of its own: a scrape asks it first, and so
+    finds fresh values. (In Prometheus' multiprocess mode a scrape reads files, and values are as old as the last
     :meth:`~vllm_enhance.metrics.Metrics.publish`.)
 
     Args:

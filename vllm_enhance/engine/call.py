@@ -11,11 +11,11 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm_enhance.directives import NO_DIRECTIVES, merge, parse_xarg
 from vllm_enhance.engine.admission import Applicant, bypass_reason
 from vllm_enhance.engine.key import CONTROL_ARGUMENT, RequestKey, Unkeyable, request_key
-from vllm_enhance.engine.question import find_question
+from vllm_enhance.engine.rendered import Rendered
 from vllm_enhance.engine.replay import Reader, ReplayRequest
 from vllm_enhance.engine.tape import Tape
 from vllm_enhance.scope import current_scope
-from vllm_enhance.types import Question, RequestContext, Rewrite
+from vllm_enhance.types import RequestContext, Rewrite
 
 if TYPE_CHECKING:
     from vllm_enhance.engine.runtime import Runtime
@@ -28,40 +28,44 @@ class Call:
     """A request that the plugin handles.
 
     Attributes:
-        prompt: rendered ``EngineInput``, as hooks left it.
-        params: ``SamplingParams``, without our control argument.
+        rendered: prompt, parameters and key, as hooks left them.
         kwargs: the other arguments of ``add_request``, by name.
         context: what hooks see.
-        key: the exact key with its parts, or ``None``.
-        asked: the prompt that was asked, when a hook has put context into ``prompt`` since.
+        marks: when things happened, ``time.monotonic()`` seconds.
     """
 
     runtime: Runtime
     request_id: str
-    prompt: Mapping[str, Any]
-    params: SamplingParams
+    rendered: Rendered
     kwargs: Mapping[str, Any]
     context: RequestContext
-    key: RequestKey | None = None
-    asked: Mapping[str, Any] | None = None
     marks: dict[str, float] = field(default_factory=dict)
 
     @property
-    def decoder(self) -> Mapping[str, Any]:
-        """The side of the prompt that the decoder reads."""
-        prompt = self.prompt
-        return prompt["decoder_prompt"] if prompt["type"] == "enc_dec" else prompt
+    def prompt(self) -> Mapping[str, Any]:
+        """Rendered ``EngineInput``."""
+        return self.rendered.prompt
+
+    @property
+    def params(self) -> SamplingParams:
+        """``SamplingParams``, without our control argument."""
+        return self.rendered.params
+
+    @property
+    def key(self) -> RequestKey | None:
+        """The exact key with its parts, or ``None``."""
+        return self.rendered.key
 
     def reader(self, tape: Tape) -> Reader:
         """A place on a tape for this caller."""
-        runtime = self.runtime
+        runtime, rendered = self.runtime, self.rendered
         return Reader(
             tape,
             ReplayRequest(
                 request_id=self.request_id,
-                params=self.params,
-                prompt_token_ids=list(self.asked["prompt_token_ids"] if self.asked else self.context.prompt_token_ids),
-                prompt_text=(self.asked or self.decoder).get("prompt"),
+                params=rendered.params,
+                prompt_token_ids=list((rendered.asked or rendered.decoder).get("prompt_token_ids") or ()),
+                prompt_text=(rendered.asked or rendered.decoder).get("prompt"),
                 lora=self.kwargs.get("lora_request"),
                 tokenizer=runtime.tokenizer,
                 stream_interval=runtime.stream_interval,
@@ -82,11 +86,11 @@ class Call:
             runtime.media_obstacle,
             lora,
         )
-        self.key = None
+        key: RequestKey | None = None
         reason = bypass_reason(applicant)
         if reason is None:
             try:
-                self.key = request_key(
+                key = request_key(
                     prompt=self.prompt,
                     params=self.params,
                     identity=runtime.identity,
@@ -98,14 +102,15 @@ class Call:
                 )
             except Unkeyable:
                 reason = "unkeyable"
-        if self.key is not None and runtime.pins.holds(self.key.digest):
-            self.key, reason = None, "marked_wrong"
-        context.key = None if self.key is None else self.key.digest
+        if key is not None and runtime.pins.holds(key.digest):
+            key, reason = None, "marked_wrong"
+        self.rendered.key = key
+        context.key = None if key is None else key.digest
         context.bypass_reason = reason
 
     def rewrite(self, context: RequestContext, change: Rewrite) -> None:
         """Apply a hook's :class:`~vllm_enhance.types.Rewrite`; nothing changes when it raises."""
-        params = self.params
+        rendered, params = self.rendered, self.params
         if change.params:
             unknown = set(change.params) - set(SamplingParams.__struct_fields__)
             if unknown:
@@ -115,25 +120,24 @@ class Call:
                 setattr(params, name, value)
             params.verify(*self.runtime.verify_arguments)
         if change.prompt_token_ids is not None or change.prompt_text is not None:
-            if self.prompt["type"] != "token":
+            if rendered.prompt["type"] != "token":
                 raise ValueError("only plain token prompts can be rewritten")
             ids = change.prompt_token_ids
             if ids is None:
                 ids = self._tokenized(change.prompt_text or "")
             if len(ids) >= self.runtime.max_model_len:
                 raise ValueError("the rewritten prompt is longer than the model takes")
-            replaced = {**self.prompt, "prompt_token_ids": list(ids)}
+            replaced = {**rendered.prompt, "prompt_token_ids": list(ids)}
             replaced.pop("prompt_token_offsets", None)
             if change.prompt_text is not None:
                 replaced["prompt"] = change.prompt_text
             elif "prompt" in replaced:
                 replaced["prompt"] = self.runtime.detokenize(ids)
-            if change.keep_key and self.asked is None:
-                self.asked, context.asked_tokens = self.prompt, len(self.prompt["prompt_token_ids"])
-            self.prompt = replaced
+            if change.keep_key and rendered.asked is None:
+                rendered.asked, context.asked_tokens = rendered.prompt, len(rendered.prompt["prompt_token_ids"])
+            rendered.prompt = replaced
             context.prompt_token_ids = replaced["prompt_token_ids"]
-        self.params = params
-        context.params = params
+        rendered.params = context.params = params
         if not change.keep_key:
             self.rename()
 
@@ -144,24 +148,6 @@ class Call:
             if original is not None and encode(original, add_special_tokens=special) == self.prompt["prompt_token_ids"]:
                 return list(encode(text, add_special_tokens=special))
         raise ValueError("this prompt's text does not tokenize back to its ids; rewrite the ids instead")
-
-    def text(self) -> str:
-        """The rendered prompt as text."""
-        return self._text(self.decoder)
-
-    def _text(self, prompt: Mapping[str, Any]) -> str:
-        text = prompt.get("prompt")
-        return text if text is not None else self.runtime.detokenize(prompt.get("prompt_token_ids") or [])
-
-    def question(self) -> Question | None:
-        """What similarity may vary, or ``None``; read from the prompt that was asked, not from context put into it."""
-        params = self.params
-        if self.key is None or params.n > 1 or params.logprobs is not None or params.prompt_logprobs is not None:
-            return None
-        if self.prompt["type"] != "token":
-            return None
-        found = find_question(self._text(self.asked or self.prompt), self.context.scope)
-        return None if found is None else Question(found.text, self.key.partition(*found.frame))
 
 
 def admit(
@@ -192,9 +178,9 @@ def admit(
         scope=scope,
         epoch=runtime.epoch.value,
     )
-    call = Call(runtime, request_id, prompt, params, kwargs, context)
-    context.read_text = call.text
-    context.read_question = call.question
+    rendered = Rendered(prompt, params, scope, runtime.detokenize)
+    context.read_text, context.read_question = rendered.text, rendered.question
+    call = Call(runtime, request_id, rendered, kwargs, context)
     call.rename()
     if scope is not None and len(scope.request_ids) < scope.MAX_DECISIONS:
         scope.request_ids.append(request_id)

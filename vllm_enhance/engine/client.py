@@ -60,7 +60,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs, self.assembly = construction(args, kwargs)
         super().__init__(*args, **kwargs)
-        from vllm_enhance.engine.patches import make_runtime
+        from vllm_enhance.engine.activation import make_runtime
 
         self.enhance = make_runtime(self, kwargs, self.assembly)
 
@@ -86,11 +86,14 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
             return await super().add_request(request_id, prompt, params, *args, **kwargs)
         arrived = runtime.monotonic()
         named = _by_name(args, kwargs)
-        rendered = await self._rendered(prompt, named.get("tokenization_kwargs"))
+        rendered = prompt
+        if not (isinstance(prompt, dict) and "type" in prompt):
+            rendered = await self._rendered(prompt, named.get("tokenization_kwargs"))
         if rendered is None:
             return await super().add_request(request_id, prompt, params, *args, **kwargs)
         try:
-            await runtime.start()
+            if not runtime.started:
+                await runtime.start()
             call = admit(runtime, request_id, rendered, params, named)
         except DirectiveError as error:
             return _refuse(request_id, params, RequestRejected(HTTPStatus.BAD_REQUEST, str(error)))
@@ -105,8 +108,6 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
 
         ``None`` when it cannot be rendered: vLLM refuses it in its own words, and that is no fault of ours.
         """
-        if isinstance(prompt, dict) and "type" in prompt:
-            return prompt
         try:
             parsed = parse_model_prompt(self.model_config, prompt)
             tokenize = self.renderer.default_cmpl_tok_params.with_kwargs(**(tokenization_kwargs or {}))
@@ -219,7 +220,6 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         generation.readers.add(collector)
         runtime.table.enter(collector, call.request_id)
         runtime.decide(call, collector, Decision(Source.JOINED))
-        runtime.gauge_readers()
 
         def closed(collector: EnhancedRequestOutputCollector) -> None:
             self._left(runtime, collector)
@@ -310,7 +310,6 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         collector.on_fault = runtime.fault
         collector.on_close = lambda each: runtime.safely(lambda: self._left(runtime, each), None)
         runtime.table.enter(collector, call.request_id)
-        runtime.gauge_readers()
         if undecided and generation.first_token_at is None:
             generation.on_first_token = lambda each: runtime.decide(call, collector, miss)
         else:
@@ -378,13 +377,11 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
             runtime.finished(call, runtime.new_record(generation), outcome)
         finally:
             runtime.table.close(generation)
-            runtime.gauge_readers()
             call.context.end()
 
     def _left(self, runtime: Runtime, collector: EnhancedRequestOutputCollector) -> None:
         """A caller has read to the end (``generate`` closes its collector whatever happened)."""
         engine_id = runtime.table.leave(collector)
-        runtime.gauge_readers()
         self._abort_soon(runtime, engine_id)
 
     def _abort_soon(self, runtime: Runtime, engine_id: str | None) -> None:
@@ -432,7 +429,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
 
 
 def _by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {**dict(zip(PARAMETERS, args, strict=False)), **kwargs}
+    return {**dict(zip(PARAMETERS, args, strict=False)), **kwargs} if args else dict(kwargs)
 
 
 def _passes(runtime: Runtime | None, prompt: Any, params: Any) -> str | None:

@@ -65,11 +65,9 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
         reference = leading.get()
         generation = None if reference is None else reference()
         # Other tasks may have inherited the variable; a generation has one leader.
-        self.generation = generation if generation is not None and generation.leader is None else None
+        self.generation = generation if generation is not None and not generation.led else None
         if self.generation is not None:
-            self.generation.leader = self
-            self.generation.engine_id = request_id
-            self.generation.readers.add(self)
+            self.generation.lead(self, request_id)
 
     @property
     def final_only(self) -> bool:

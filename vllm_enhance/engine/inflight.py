@@ -34,6 +34,7 @@ class Generation:
         kind: how the engine reports it, which is how the leader wants it.
         tape: what it has produced.
         readers: collectors of the leader and of those who joined; the engine request lives while there is one.
+        led: it has, or had, a leader.
         engine_id: vLLM's internal id, once the engine has it.
         answer: set when a lookup answered before the first token.
         found: set when a lookup answered before the engine was asked.
@@ -44,7 +45,8 @@ class Generation:
         self.kind = kind
         self.tape = Tape(n)
         self.readers: set[EnhancedRequestOutputCollector] = set()
-        self.leader: EnhancedRequestOutputCollector | None = None
+        self.led = False
+        self._leader: weakref.ref[EnhancedRequestOutputCollector] | None = None
         self.engine_id: str | None = None
         self.answer: Respond | None = None
         self.found: Respond | None = None
@@ -56,6 +58,18 @@ class Generation:
         self.on_finished: Callable[[Generation], None] | None = None
         self._taken: bool | None = None
         self._admitted: asyncio.Future[bool] | None = None
+
+    # ------------------------------------------------------------------ the leader
+
+    @property
+    def leader(self) -> EnhancedRequestOutputCollector | None:
+        """Whose request the engine works on, while anybody holds that collector."""
+        return None if self._leader is None else self._leader()
+
+    def lead(self, collector: EnhancedRequestOutputCollector, engine_id: str) -> None:
+        """``collector`` reads what the engine makes. Once: a generation has one leader."""
+        self.led, self._leader, self.engine_id = True, weakref.ref(collector), engine_id
+        self.readers.add(collector)
 
     # ------------------------------------------------------------------ admission
 
@@ -86,8 +100,9 @@ class Generation:
         self.tape.ingest(output, self.kind)
         if self.first_token_at is None and self.tape.started:
             self.first_token_at = time.monotonic()
-            if self.on_first_token is not None:
-                self.on_first_token(self)
+            told, self.on_first_token = self.on_first_token, None
+            if told is not None:
+                told(self)
         self._wake()
         if self.tape.finished and self.on_finished is not None:
             self.on_finished(self)
@@ -98,14 +113,14 @@ class Generation:
         if not fits or self.tape.started or self.failure is not None or not self.readers:
             return False
         self.tape.load(record)
-        self.answer = answer
+        self.answer, self.on_first_token = answer, None
         for reader in self.readers:
             reader.switch_to_replay()
         return True
 
     def fail(self, error: Exception) -> None:
         """The engine failed: everybody who joined hears it once; the leader hears it from vLLM itself."""
-        self.failure = error
+        self.failure, self.on_first_token = error, None
         for reader in list(self.readers):
             if reader is not self.leader:
                 reader.raise_to_caller(error)

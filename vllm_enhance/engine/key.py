@@ -2,8 +2,9 @@
 
 Every field of ``SamplingParams`` takes part but for a short deny-list, so a field that a future vLLM adds makes a
 miss, never a wrong hit. Values are encoded with a tag and a length, so no two different requests give the same bytes
-(an allow-list and joined strings are how other caches went wrong), and hashed with BLAKE2b, never with a hash that an
-attacker can steer.
+(an allow-list and joined strings are how other caches went wrong), and hashed with SHA-256, never with a hash that an
+attacker can steer. This runs on the event loop for every request, hence the care about microseconds: SHA-256 is what
+processors have instructions for, and msgpack packs token ids twice as fast as the standard library, as unambiguously.
 
 Pure: no vLLM import, no clock, no environment.
 """
@@ -12,12 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import operator
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
-from vllm_enhance.records import pack_token_ids
+import msgspec
 
 __all__ = ["CONTROL_ARGUMENT", "RequestKey", "Unkeyable", "encode", "request_key", "sampling_items"]
 
@@ -41,6 +43,7 @@ FLOAT_FIELDS = frozenset(
 """Fields where ``1`` and ``1.0`` are the same request."""
 
 DIGEST_SIZE = 32
+_LENGTHS = struct.Struct("<HI").pack
 
 
 class Unkeyable(Exception):
@@ -104,7 +107,7 @@ def request_key(
         ("salt", b"" if salt is None else b"\x01" + salt.encode("utf-8", "surrogatepass")),
         ("lora", lora),
         ("prompt", _digest(_packed(decoder["prompt_token_ids"]))),
-        ("sampling", _digest(encode(dict(sampling_items(params))))),
+        ("sampling", _digest(_sampling(params))),
     ]
     media = _media(prompt)
     if media:
@@ -119,10 +122,13 @@ def sampling_items(params: Any) -> Iterator[tuple[str, Any]]:
 
     A default that a later vLLM changes makes no wrong hit: vLLM's version is part of the identity.
     """
-    for name, default in _fields(type(params)):
-        value = getattr(params, name)
-        if value is default or (value == default if type(value) in _SCALARS else False):
-            continue
+    fields = _fields(type(params))
+    changed = [
+        (name, value)
+        for name, default, value in zip(fields.names, fields.defaults, fields.read(params), strict=True)
+        if value is not default and not (type(value) in _SCALARS and value == default)
+    ]
+    for name, value in changed:
         if name in FLOAT_FIELDS:
             value = float(value)
         elif name == "extra_args":
@@ -149,23 +155,49 @@ def encode(value: Any) -> bytes:
 # --------------------------------------------------------------------------- inside
 
 _SCALARS = (int, float, bool, str, type(None))
-_field_cache: dict[type, tuple[tuple[str, Any], ...]] = {}
 _NO_DEFAULT = object()
+_known: dict[type, _Fields] = {}
+_NAMES: dict[str, bytes] = {}
 
 
-def _fields(kind: type) -> tuple[tuple[str, Any], ...]:
-    cached = _field_cache.get(kind)
-    if cached is None:
-        names: tuple[str, ...] = kind.__struct_fields__  # type: ignore[attr-defined]
-        defaults: tuple[Any, ...] = kind.__struct_defaults__  # type: ignore[attr-defined]
-        padded = (_NO_DEFAULT,) * (len(names) - len(defaults)) + defaults
-        cached = tuple(
-            (name, default if isinstance(default, _SCALARS) else _NO_DEFAULT)
-            for name, default in zip(names, padded, strict=True)
-            if name not in DELIVERY_FIELDS and not name.startswith("_")
-        )
-        _field_cache[kind] = cached
-    return cached
+class _Fields(NamedTuple):
+    """The fields of a kind of parameters that take part in the key."""
+
+    names: tuple[str, ...]
+    defaults: tuple[Any, ...]
+    read: Callable[[Any], tuple[Any, ...]]
+
+
+def _fields(kind: type) -> _Fields:
+    fields = _known.get(kind)
+    if fields is None:
+        fields = _known[kind] = _read_fields(kind)
+    return fields
+
+
+def _read_fields(kind: Any) -> _Fields:
+    names: tuple[str, ...] = kind.__struct_fields__
+    defaults: tuple[Any, ...] = kind.__struct_defaults__
+    padded = (_NO_DEFAULT,) * (len(names) - len(defaults)) + defaults
+    kept = {
+        name: default if isinstance(default, _SCALARS) else _NO_DEFAULT
+        for name, default in sorted(zip(names, padded, strict=True))
+        if name not in DELIVERY_FIELDS and not name.startswith("_")
+    }
+    _NAMES.update((name, encode(name)) for name in kept)
+    return _Fields(tuple(kept), tuple(kept.values()), operator.attrgetter(*kept))
+
+
+def _sampling(params: Any) -> bytes:
+    """Names and values of the sampling fields, in the order of the names."""
+    out = bytearray()
+    try:
+        for name, value in sampling_items(params):
+            out += _NAMES[name]
+            _write(value, out)
+    except RecursionError:
+        raise Unkeyable("nested too deeply") from None
+    return bytes(out)
 
 
 def _media(prompt: Mapping[str, Any]) -> list[Any]:
@@ -189,20 +221,20 @@ def _media(prompt: Mapping[str, Any]) -> list[Any]:
 
 def _packed(ids: Any) -> bytes:
     try:
-        return pack_token_ids(ids)
+        return msgspec.msgpack.encode(ids if type(ids) is list else list(ids))
     except (OverflowError, TypeError):
         raise Unkeyable("token ids that no vocabulary has") from None
 
 
 def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=DIGEST_SIZE).digest()
+    return hashlib.sha256(data).digest()
 
 
 def _combine(parts: list[tuple[str, bytes]], size: int) -> bytes:
-    state = hashlib.blake2b(digest_size=size, person=b"vllm-enhance-1")
+    pieces = [b"vllm-enhance-2"]
     for name, value in parts:
-        state.update(struct.pack("<HI", len(name), len(value)) + name.encode() + value)
-    return state.digest()
+        pieces += (_LENGTHS(len(name), len(value)), name.encode(), value)
+    return hashlib.sha256(b"".join(pieces)).digest()[:size]
 
 
 def _write(value: Any, out: bytearray) -> None:
@@ -232,6 +264,10 @@ def _write_object(value: Any, names: Any, out: bytearray) -> None:
     """Fields by name; names with ``_`` in front are derived by vLLM (``StructuredOutputsParams._backend``)."""
     _tagged(b"O", type(value).__qualname__.encode(), out)
     _write({name: getattr(value, name) for name in names if not name.startswith("_")}, out)
+
+
+def _write_str(value: str, out: bytearray) -> None:
+    _tagged(b"S", value.encode("utf-8", "surrogatepass"), out)
 
 
 def _write_int(value: int, out: bytearray) -> None:
@@ -272,7 +308,7 @@ _WRITERS: Mapping[type, Callable[[Any, bytearray], None]] = {
     bool: _write_bool,
     int: _write_int,
     float: lambda value, out: _tagged(b"D", struct.pack("<d", value), out),
-    str: lambda value, out: _tagged(b"S", value.encode("utf-8", "surrogatepass"), out),
+    str: _write_str,
     bytes: lambda value, out: _tagged(b"B", value, out),
     list: _write_list,
     tuple: _write_list,

@@ -20,7 +20,7 @@ from vllm_enhance.engine.idle import IdleGenerator
 from vllm_enhance.engine.inflight import Generation, InflightTable
 from vllm_enhance.engine.media import media_obstacle
 from vllm_enhance.engine.pins import Pins
-from vllm_enhance.engine.tracing import make_tracer
+from vllm_enhance.engine.tracing import NO_TRACER, make_tracer
 from vllm_enhance.explain import ExplainLog, annotations_shown
 from vllm_enhance.metrics import Metrics
 from vllm_enhance.plugins import PluginSet
@@ -137,6 +137,9 @@ class Runtime:
         )
         await self.dispatcher.startup(context, self.plugins.drop)
         self.metrics.gauge("vllm_enhance_enabled", 1)
+        table = self.table
+        self.metrics.watch("vllm_enhance_inflight_generations", lambda: len(table))
+        self.metrics.watch("vllm_enhance_joined_requests", lambda: table.num_joined)
         self.metrics.hold()
         self._publish()
         self._started = True
@@ -290,12 +293,13 @@ class Runtime:
             self.safely(lambda: self._decide(call, collector, decision), None)
 
     def _decide(self, call: Call, collector: EnhancedRequestOutputCollector | None, decision: Decision) -> None:
-        call.marks["decided"] = self.monotonic()
+        call.marks["decided"] = now = self.monotonic()
+        seconds = now - call.marks["arrived"]
         if collector is not None:
             collector.decision = decision
         context = call.context
         self.metrics.count("vllm_enhance_requests", 1, decision.source.value, decision.reason or "")
-        self.metrics.observe("vllm_enhance_decide_seconds", call.marks["decided"] - call.marks["arrived"])
+        self.metrics.observe("vllm_enhance_decide_seconds", seconds)
         if decision.hit:
             self.metrics.observe("vllm_enhance_hit_age_seconds", decision.age)
         if context.scope is not None:
@@ -309,30 +313,29 @@ class Runtime:
             age=decision.age if decision.hit else None,
             similarity=decision.similarity,
             stored=decision.stored,
-            key=None if call.key is None else call.key.digest.hex(),
-            parts=None if call.key is None else {name: value[:8].hex() for name, value in call.key.parts},
+            key=None if call.key is None else call.key.digest,
+            parts=None if call.key is None else call.key.parts,
             prompt_tokens=len(context.prompt_token_ids),
-            tenant=context.tenant.hex(),
+            tenant=context.tenant,
             notes=context.notes,
-            decided_seconds=call.marks["decided"] - call.marks["arrived"],
+            decided_seconds=seconds,
             **self._question_shown(call),
         )
+        if self.tracer is not NO_TRACER:
+            self._trace_decision(call, decision, seconds)
+
+    def _trace_decision(self, call: Call, decision: Decision, seconds: float) -> None:
         self.tracer.decided(
             call.kwargs.get("trace_headers"),
-            call.marks["decided"] - call.marks["arrived"],
+            seconds,
             {
-                "request_id": context.request_id,
+                "request_id": call.context.request_id,
                 "source": decision.source.value,
                 "reason": decision.reason,
                 "similarity": decision.similarity,
                 "age": decision.age if decision.hit else None,
             },
         )
-
-    def gauge_readers(self) -> None:
-        """Show how many generations run and how many requests read along with another's."""
-        self.metrics.gauge("vllm_enhance_inflight_generations", len(self.table))
-        self.metrics.gauge("vllm_enhance_joined_requests", self.table.num_joined)
 
     def _question_shown(self, call: Call) -> dict[str, str]:
         """The question as text, if the operator allows that."""
@@ -342,6 +345,8 @@ class Runtime:
         return {} if question is None else {"question": question.text[:MAX_QUESTION]}
 
     def _trace_reuse(self, call: Call, record: GenerationRecord, outcome: Outcome) -> None:
+        if self.tracer is NO_TRACER:
+            return
         attributes = {
             "request_id": call.context.request_id,
             "prompt_tokens": len(call.context.prompt_token_ids),
