@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from similarity_support import ENGINE, Bench, record
 from vllm_enhance_similarity.options import SETTINGS, SimilarityOptions
 from vllm_enhance_similarity.plugin import SimilarityHook
 
@@ -19,68 +18,13 @@ from vllm_enhance.context import HookContext
 from vllm_enhance.directives import Directives
 from vllm_enhance.errors import DirectiveError
 from vllm_enhance.metrics import Metrics
-from vllm_enhance.records import RECORD_VERSION, ChoiceRecord, GenerationRecord, pack_token_ids
 from vllm_enhance.settings import Settings, SettingsTable
 from vllm_enhance.types import (
     SIMILAR,
     InvalidationScope,
     Outcome,
-    Question,
-    RequestContext,
-    Respond,
     Source,
 )
-
-NOW = 1_000_000.0
-ENGINE = Outcome(Source.ENGINE, storable=True)
-
-
-def record(text: str, created_at: float = NOW) -> GenerationRecord:
-    choice = ChoiceRecord(pack_token_ids(range(5)), text, "stop")
-    return GenerationRecord(RECORD_VERSION, (choice,), 7, created_at)
-
-
-@dataclass
-class Bench:
-    """A started hook, with a clock to turn."""
-
-    hook: SimilarityHook
-    now: float = NOW
-    asked: int = 0
-
-    def request(
-        self, text: str, *, partition: bytes = b"p" * 16, tenant: bytes = b"t" * 16, **more: Any
-    ) -> RequestContext:
-        self.asked += 1
-        params = (
-            SimpleNamespace(n=1, logprobs=None, prompt_logprobs=None) if "params" not in more else more.pop("params")
-        )
-        fields: dict[str, Any] = {"key": text.encode().ljust(32, b".")[:32], "model": "m"} | more
-        return RequestContext(
-            f"r{self.asked}", [1, 2], params, tenant=tenant, read_question=lambda: Question(text, partition), **fields
-        )
-
-    async def look_up(self, request: RequestContext) -> Respond | None:
-        offered = self.hook.pre_request(request)
-        return None if offered is None else await offered.run()
-
-    async def generate(self, text: str, answer: str, **more: Any) -> RequestContext:
-        """A miss: looked up, generated, told."""
-        request = self.request(text, **more)
-        await self.look_up(request)
-        await self.hook.post_output(request, record(answer, self.now), ENGINE)
-        return request
-
-    async def ask(self, text: str, **more: Any) -> str | None:
-        answer = await self.look_up(self.request(text, **more))
-        return None if answer is None or answer.record is None else answer.record.choices[0].text
-
-    async def wait(self, holds: Callable[[], bool]) -> None:
-        until = time.monotonic() + 60
-        while not holds():
-            assert time.monotonic() < until
-            await asyncio.sleep(0.02)
-
 
 Start = Callable[..., Awaitable[Bench]]
 

@@ -107,5 +107,6 @@ class Feedback:
             corrections.withdraw(message.partition, message.asked, message.group)
             return
         correction = Correction(message.partition, message.asked, message.group, message.vector, message.expires)
-        if corrections.add(correction) and live:
-            self._service.policy.feedback(message.entry, message.group)
+        policy = self._service.policy
+        if corrections.add(correction) and live and policy.learns:  # others refuse the answer everywhere: too much
+            policy.feedback(message.entry, message.group)
