@@ -134,7 +134,7 @@ def _replays(
         findings = check_pairs(
             traffic,
             near,
-            traffic.asked[start:],
+            start,
             workers=workers,
             progress=lambda done, of: progress.update(task, completed=done, total=of),
         )

@@ -108,6 +108,8 @@ def replay(
     for text in traffic.stored:
         policy.stored(traffic.texts[text])
     missed: list[float] = []
+    # How many neighbours of each text lie at the floor or above: most have none at a high threshold.
+    reach = (near.similarities >= floor).sum(axis=1).tolist()
     seen = set(stored)
     for position in range(start, len(traffic.asked)):
         text = traffic.asked[position]
@@ -121,7 +123,7 @@ def replay(
             continue
         if is_time_bound(traffic.texts[text]):
             continue
-        neighbours = _neighbours(traffic, near, findings, stored, groups, text, floor, nearest_wins)
+        neighbours = _neighbours(traffic, near, findings, stored, groups, text, reach[text], nearest_wins)
         decision = policy.decide(traffic.texts[text], neighbours, draw())
         chosen = int.from_bytes(decision.choice.key, "big") if decision.choice is not None else None
         right = None if chosen is None else traffic.truth(text, chosen)
@@ -151,12 +153,15 @@ def _neighbours(
     stored: set[int],
     groups: dict[int, bytes],
     text: int,
-    floor: float,
+    reach: int,
     nearest_wins: bool,
 ) -> list[Neighbour]:
     found: list[Neighbour] = []
-    for other, similarity in zip(near.ids[text].tolist(), near.similarities[text].tolist(), strict=True):
-        if other < 0 or similarity < floor or len(found) == NEIGHBOURS:
+    if not reach:
+        return found
+    ids, similarities = near.ids[text, :reach].tolist(), near.similarities[text, :reach].tolist()
+    for other, similarity in zip(ids, similarities, strict=True):
+        if other < 0 or len(found) == NEIGHBOURS:
             break
         if other not in stored:
             continue

@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,6 +51,15 @@ def _share(traffic: Traffic, near: Neighbourhood, findings: Findings, start: int
     _shared = (traffic, near, findings, start)
 
 
+def _begin(*shared: Any) -> None:
+    """In each worker process: as many processes as cores leave no core for further threads of the fits."""
+    _share(*shared)
+    with suppress(ImportError):
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1)
+
+
 @contextmanager
 def _pool(workers: int, *shared: Any) -> Iterator[ProcessPoolExecutor | None]:
     if workers <= 1:
@@ -59,32 +68,33 @@ def _pool(workers: int, *shared: Any) -> Iterator[ProcessPoolExecutor | None]:
         return
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_share, initargs=shared) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=shared) as pool:
         yield pool
 
 
 def check_pairs(
     traffic: Traffic,
     near: Neighbourhood,
-    texts: Sequence[int],
+    start: int,
     *,
     workers: int = os.cpu_count() or 1,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Findings:
-    """Ask the guards about the nearest neighbours of some texts beforehand, on all cores.
+    """Ask the guards beforehand, on all cores, about the neighbours that a replay from `start` on may meet.
 
     Policies that let neighbours vote look at all of these; a threshold asks about few pairs, and only when it meets
     them.
 
     Args:
+        start: first request of the replay; only what is asked from there on is ever stored in it.
         progress: told how many pairs are done, of how many.
     """
-    rows = np.array(sorted(set(texts)), dtype=np.int64)
+    met = set(traffic.asked[start:]) | set(traffic.stored)
+    rows = np.array(sorted(set(traffic.asked[start:])), dtype=np.int64)
     pairs = [
         (text, other)
-        for text, others in zip(rows.tolist(), near.ids[rows, :NEIGHBOURS].tolist(), strict=True)
-        for other in others
-        if other >= 0
+        for text, others in zip(rows.tolist(), near.ids[rows].tolist(), strict=True)
+        for other in [each for each in others if each in met][:NEIGHBOURS]
     ]
     findings = Findings(traffic)
     chunks = [pairs[at : at + CHUNK] for at in range(0, len(pairs), CHUNK)]
