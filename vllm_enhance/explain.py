@@ -10,6 +10,9 @@ from vllm_enhance.types import NLP_RESULT, SIMILAR, Annotations
 
 __all__ = ["ExplainLog", "annotations_shown", "top_entries"]
 
+HIDDEN = "params"
+"""Remembered to compare requests with one another, and never shown: stop strings and schemas are text."""
+
 REUSED = frozenset({"memory", "store", "similar", "joined", "hook"})
 
 
@@ -43,6 +46,10 @@ class ExplainLog:
         entry = self._entries.get(request_id)
         return None if entry is None else _readable(entry)
 
+    def params(self, request_id: str) -> Any:
+        """The sampling parameters of a remembered request, or ``None``."""
+        return self._entries.get(request_id, {}).get(HIDDEN)
+
     def recent(self, count: int) -> list[dict[str, Any]]:
         """The latest explanations, newest first."""
         return [_readable(entry) for entry, _ in zip(reversed(self._entries.values()), range(count), strict=False)]
@@ -56,7 +63,9 @@ class ExplainLog:
 
 def _readable(entry: Mapping[str, Any]) -> dict[str, Any]:
     """``entry`` with digests in hex; of the parts of a key the first 8 bytes, which tell them apart."""
-    shown: dict[str, Any] = {name: fact.hex() if isinstance(fact, bytes) else fact for name, fact in entry.items()}
+    shown: dict[str, Any] = {
+        name: fact.hex() if isinstance(fact, bytes) else fact for name, fact in entry.items() if name != HIDDEN
+    }
     if shown.get("parts") is not None:
         shown["parts"] = {name: value[:8].hex() for name, value in shown["parts"]}
     return shown

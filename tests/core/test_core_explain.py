@@ -31,6 +31,14 @@ def test_nothing_found_out_is_nothing_shown() -> None:
     assert annotations_shown(Annotations(), prompts=True) == {}
 
 
+def test_parameters_are_remembered_and_never_shown() -> None:
+    log = ExplainLog(2)
+    log.write("a", source="engine", params={"stop": [SECRET]})
+    assert log.params("a") == {"stop": [SECRET]}
+    assert log.params("unknown") is None
+    assert SECRET not in str([log.read("a"), log.recent(1), list(log)])
+
+
 def test_the_log_forgets_the_oldest_and_tells_the_newest_first() -> None:
     log = ExplainLog(2)
     for name in "abc":

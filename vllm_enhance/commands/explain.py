@@ -67,7 +67,10 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"Its answer was not kept ({kept}): {REASONS.get(kept, kept)}")
     nearest = found.get("nearest")
     if nearest:
-        differs = ", ".join(nearest["differs_in"])
+        fields = ", ".join(nearest.get("sampling_fields") or [])
+        differs = ", ".join(
+            f"sampling ({fields})" if part == "sampling" and fields else part for part in nearest["differs_in"]
+        )
         lines.append(
             f"The nearest remembered request, {nearest['request_id']}, differs in: {differs}."
             if differs

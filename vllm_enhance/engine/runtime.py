@@ -315,6 +315,7 @@ class Runtime:
             stored=decision.stored,
             key=None if call.key is None else call.key.digest,
             parts=None if call.key is None else call.key.parts,
+            params=None if call.key is None else context.params,
             prompt_tokens=len(context.prompt_token_ids),
             tenant=context.tenant,
             notes=context.notes,

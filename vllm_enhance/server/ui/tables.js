@@ -85,7 +85,8 @@ function sentences(found) {
   else if (found.source) lines.push(`Answered without generating: ${WORDS[found.source] ?? found.source}.`);
   if (found.not_stored) lines.push(because("Not kept", found.not_stored, found.not_stored_meaning));
   if (found.nearest) {
-    const parts = found.nearest.differs_in;
+    const fields = (found.nearest.sampling_fields ?? []).join(", ");
+    const parts = found.nearest.differs_in.map((part) => (part === "sampling" && fields ? `sampling (${fields})` : part));
     lines.push(parts.length
       ? `The nearest remembered request, ${short(found.nearest.request_id)}, differs in: ${parts.join(", ")}.`
       : `Request ${short(found.nearest.request_id)} has the same key.`);
