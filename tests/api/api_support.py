@@ -48,6 +48,7 @@ class LoopOfItsOwn:
 def engine_environment() -> Iterator[LoopOfItsOwn]:
     """Variables for a small engine, a loop; vLLM is as it was afterwards."""
     from vllm_enhance.engine import patches
+    from vllm_enhance.engine.state import STATE
 
     before = dict(os.environ)
     os.environ.update(ENVIRONMENT)
@@ -61,14 +62,14 @@ def engine_environment() -> Iterator[LoopOfItsOwn]:
         for patch in patches.PATCHES:
             if not patch.always:
                 patch.revert()
-        patches.STATE.settings = None
+        STATE.settings = None
 
 
 @contextlib.asynccontextmanager
 async def equipped(llm: Any, **arguments: Any) -> AsyncIterator[Any]:
     """The engine with other settings and hooks for a while, as its constructor would equip it."""
+    from vllm_enhance.engine.activation import make_runtime
     from vllm_enhance.engine.api import assembly_of
-    from vllm_enhance.engine.patches import make_runtime
 
     before = llm.enhance
     llm.enhance = make_runtime(llm, {}, assembly_of(arguments))

@@ -27,8 +27,11 @@ with warnings.catch_warnings():
     from vllm.v1.engine import async_llm, llm_engine, output_processor
 
 import vllm_enhance.plugin
-from vllm_enhance.engine import compat, patches
-from vllm_enhance.engine.patches import CONFIG_VARIABLE, PATCHES, STATE, SWITCH_VARIABLE, activate, register
+from vllm_enhance.engine import activation, compat
+from vllm_enhance.engine.activation import activate, register, switch
+from vllm_enhance.engine.flags import known_settings
+from vllm_enhance.engine.patches import PATCHES
+from vllm_enhance.engine.state import CONFIG_VARIABLE, STATE, SWITCH_VARIABLE, State
 from vllm_enhance.errors import UnsupportedEngineError
 from vllm_enhance.settings import CORE_SETTINGS, SettingsTable, resolve
 
@@ -52,7 +55,7 @@ def collector_in_place() -> None:
 @pytest.fixture(autouse=True)
 def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process that the plugin has not touched, before and after each test."""
-    state = patches.State()
+    state = State()
     for name in ("settings", "plugins", "metrics", "epoch_path", "refused", "applied", "runtimes"):
         monkeypatch.setattr(STATE, name, getattr(state, name))
     environ = dict(os.environ)
@@ -70,7 +73,7 @@ def shared_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from vllm_enhance.metrics import Metrics
 
-    monkeypatch.setattr(patches, "Metrics", lambda: Metrics(registry=CollectorRegistry()))
+    monkeypatch.setattr(activation, "Metrics", lambda: Metrics(registry=CollectorRegistry()))
 
 
 def settings_of(**flags: str) -> Any:
@@ -213,7 +216,7 @@ def test_off_means_off() -> None:
     assert async_llm.RequestOutputCollector is output_processor.RequestOutputCollector
     parser = serve_parser()
     args = parser.parse_args([])
-    patches._switch(args)
+    switch(args)
     assert STATE.settings is None
     assert CONFIG_VARIABLE not in os.environ
     assert set(STATE.applied) == {patch.target for patch in PATCHES if patch.always}
@@ -235,7 +238,7 @@ def test_register_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr(patches, "register", broken)
+    monkeypatch.setattr(activation, "register", broken)
     vllm_enhance.plugin.register()
 
 
@@ -256,7 +259,7 @@ def test_the_flags_are_on_the_servers_parser_once() -> None:
         parser = serve_parser()
         groups = [group for group in parser._action_groups if group.title == "Enhance"]
         assert len(groups) == 1
-        for setting in patches._table():
+        for setting in known_settings():
             assert setting.flag in parser._option_string_actions
     other = FlexibleArgumentParser()
     EngineArgs.add_cli_args(other)
@@ -277,7 +280,7 @@ def test_values_come_from_flags_then_environment_then_defaults(monkeypatch: pyte
     monkeypatch.setenv("ENHANCE_COALESCE", "off")
     monkeypatch.setenv("ENHANCE_HEADER_WAIT", "5s")
     args = serve_parser().parse_args(["--enhance", "--enhance-header-wait", "7s", "--enhance_lookup=blocking"])
-    patches._switch(args)
+    switch(args)
     assert STATE.on
     assert STATE.settings is not None
     chosen = [STATE.settings[name] for name in ("coalesce", "header-wait", "lookup", "cache-sampled")]
@@ -293,7 +296,7 @@ def test_yaml_switches(tmp_path: Path, value: str) -> None:
     config = tmp_path / "serve.yaml"
     config.write_text(f"enhance: true\nenhance-coalesce: '{value}'\nenhance-lookup-deadline: 50ms\n")
     args = serve_parser().parse_args(["--config", str(config)])
-    patches._switch(args)
+    switch(args)
     assert STATE.settings is not None
     assert STATE.settings["coalesce"] is (value in ("on", "true"))
     assert STATE.settings["lookup-deadline"] == 0.05
@@ -309,7 +312,7 @@ def test_an_unquoted_yaml_off_is_not_lost_silently(tmp_path: Path, value: str) -
     serve = command.add_subparsers().add_parser("serve")
     make_serve(serve)
     args = command.parse_args(["serve", "model", "--config", str(config)])
-    patches._switch(args)
+    switch(args)
     assert STATE.settings is not None
     assert STATE.settings["coalesce"] is False
     assert STATE.settings["cache-sampled"] is True
@@ -373,7 +376,7 @@ def test_the_rust_front_end_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: 
     register()
     monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
     with pytest.raises(SystemExit) as end:
-        patches._switch(argparse.Namespace(enhance=True))
+        switch(argparse.Namespace(enhance=True))
     assert end.value.code == 2
     assert "VLLM_USE_RUST_FRONTEND" in capsys.readouterr().err
 
@@ -385,7 +388,7 @@ def test_where_it_has_no_place_it_says_so_and_stays_out(
     flag: dict[str, Any], word: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("vllm_enhance"), "propagate", True)
-    patches._switch(argparse.Namespace(enhance=True, **flag))
+    switch(argparse.Namespace(enhance=True, **flag))
     assert not STATE.on
     assert CONFIG_VARIABLE not in os.environ
     assert any(word in record.message for record in caplog.records)
@@ -393,22 +396,22 @@ def test_where_it_has_no_place_it_says_so_and_stays_out(
 
 def test_a_parser_that_reads_token_by_token_gets_single_tokens() -> None:
     for args, chunk in (({}, "64"), ({"tool_call_parser": "hermes"}, "1"), ({"reasoning_parser": "qwen3"}, "1")):
-        assert patches._with_server_facts(settings_of(), argparse.Namespace(**args))["replay-chunk"] == chunk
+        assert activation._with_server_facts(settings_of(), argparse.Namespace(**args))["replay-chunk"] == chunk
     fixed = settings_of(replay_chunk="4")
-    assert patches._with_server_facts(fixed, argparse.Namespace(tool_call_parser="hermes"))["replay-chunk"] == "4"
+    assert activation._with_server_facts(fixed, argparse.Namespace(tool_call_parser="hermes"))["replay-chunk"] == "4"
 
 
 def test_a_namespace_made_by_hand_is_enough() -> None:
     """Libraries build their own namespaces, without our flags."""
     register()
-    patches._switch(argparse.Namespace())
-    patches._switch(SimpleNamespace())
+    switch(argparse.Namespace())
+    switch(SimpleNamespace())
     assert STATE.settings is None
 
 
 def test_secrets_do_not_show_in_vllms_log_of_arguments() -> None:
     register()
-    secrets = [setting for setting in patches._table() if setting.secret]
+    secrets = [setting for setting in known_settings() if setting.secret]
     if not secrets:
         pytest.skip("no installed hook package has a secret")
     setting = secrets[0]
@@ -421,14 +424,74 @@ def test_secrets_do_not_show_in_vllms_log_of_arguments() -> None:
     assert "hunter2" not in repr(pickle.loads(pickle.dumps(args)))
 
 
+LOCAL_HOOK = """
+from vllm_enhance.hookspecs import hookimpl
+from vllm_enhance.settings import Setting
+
+class Greeter:
+    @hookimpl
+    def declare_settings(self):
+        return [Setting(name="greeting-words", kind="int", default="1", help="How many.")]
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ"),
+    [
+        (["--enhance-hooks", "{hook}", "--enhance-greeting-words", "3"], {}),
+        (["--enhance_hooks={hook}", "--enhance-greeting-words=3"], {}),
+        (["--config", "{yaml}", "--enhance-greeting-words=3"], {}),
+        (["--enhance-hooks", "{hook}"], {"ENHANCE_GREETING_WORDS": "3"}),
+        (["--enhance-greeting-words", "3"], {"ENHANCE_HOOKS": "{hook}"}),
+    ],
+)
+def test_a_hook_in_a_file_has_its_flags(
+    arguments: list[str], environ: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settings are in no entry point, so the command line is looked at before the parser is built."""
+    (tmp_path / "greeter.py").write_text(LOCAL_HOOK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    hook = "cache,greeter:Greeter"
+    config = tmp_path / "serve.yaml"
+    config.write_text(f"enhance-hooks: {hook}\n")
+    filled = [argument.format(hook=hook, yaml=config) for argument in arguments]
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value.format(hook=hook))
+    monkeypatch.setattr(sys, "argv", ["vllm", "serve", *filled])
+    register()
+    switch(serve_parser().parse_args(["--enhance", *filled]))
+    assert STATE.settings is not None
+    assert STATE.plugins is not None
+    assert STATE.settings["greeting-words"] == 3
+    assert [plugin.name for plugin in STATE.plugins.loaded] == ["cache", "greeter:Greeter"]
+    STATE.settings = STATE.plugins = None
+    monkeypatch.setattr(activation, "SERVER_MODULES", ("vllm",))
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    register()  # as in an API server process that the parent spawned
+    assert STATE.settings is not None
+    assert STATE.settings["greeting-words"] == 3
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--enhance-hooks"], ["--config"], ["--config", "no-such-file"], ["--config", "{folder}/broken.yaml"]]
+)
+def test_a_command_line_that_makes_no_sense_is_left_to_the_parser(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    monkeypatch.setattr(sys, "argv", ["vllm", *(each.format(folder=tmp_path) for each in arguments)])
+    register()
+    assert "--enhance-coalesce" in serve_parser()._option_string_actions
+
+
 def test_an_api_server_process_is_switched_on_by_its_parent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A spawned API server has no flags of ours left: what the parent resolved comes by the environment."""
     told = {"settings": {"coalesce": "off"}, "epoch": str(tmp_path / "epoch")}
     monkeypatch.setenv(CONFIG_VARIABLE, json.dumps(told))
-    monkeypatch.setattr(patches, "SERVER_MODULES", ("no.such.module",))
+    monkeypatch.setattr(activation, "SERVER_MODULES", ("no.such.module",))
     register()
     assert STATE.settings is None  # an engine core, say
-    monkeypatch.setattr(patches, "SERVER_MODULES", ("vllm",))
+    monkeypatch.setattr(activation, "SERVER_MODULES", ("vllm",))
     register()
     assert STATE.on
     assert STATE.settings is not None

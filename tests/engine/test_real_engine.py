@@ -21,6 +21,9 @@ from engine_support import CUMULATIVE, DELTA, FINAL, KINDS, patches, prompt_logp
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
+from vllm_enhance.engine import activation
+from vllm_enhance.engine.state import STATE
+
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 T = TypeVar("T")
@@ -120,17 +123,17 @@ def bench(tiny_model: Path) -> Iterator[Bench]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # vLLM loads plugins once in a process, and other tests may have had it do so before.
-        patches.STATE.settings = patches.STATE.plugins = None
-        patches.STATE.refused = []
-        patches.register()
+        STATE.settings = STATE.plugins = None
+        STATE.refused = []
+        activation.register()
         made = Bench(tiny_model)
         made.count_engine_requests()
         yield made
         made.close()
     for patch in reversed(patches.PATCHES):
         patch.revert()
-    patches.STATE.settings = patches.STATE.plugins = None
-    patches.STATE.refused = []
+    STATE.settings = STATE.plugins = None
+    STATE.refused = []
     os.environ.clear()
     os.environ.update(before)
     assert type(object.__new__(module.AsyncLLM)) is module.AsyncLLM

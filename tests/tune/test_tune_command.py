@@ -170,7 +170,7 @@ LOADER = """
 import sys
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
-from vllm_enhance.engine.patches import register
+from vllm_enhance.engine.activation import register
 register()
 parser = FlexibleArgumentParser()
 make_arg_parser(parser.add_subparsers(dest="subparser").add_parser("serve"))

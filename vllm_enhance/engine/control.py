@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vllm_enhance.engine.patches import STATE
+from vllm_enhance.engine.key import sampling_items
 from vllm_enhance.engine.runtime import Runtime
+from vllm_enhance.engine.state import STATE
 from vllm_enhance.explain import top_entries
 from vllm_enhance.metrics import Metrics
 from vllm_enhance.plugins import PluginSet
@@ -142,6 +143,12 @@ class Control:
             differs = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
             if best is None or len(differs) < len(best["differs_in"]):
                 best = {"request_id": other["request_id"], "differs_in": differs}
+        if best is not None and "sampling" in best["differs_in"]:
+            params = (self._runtime.explain.params(each) for each in (entry["request_id"], best["request_id"]))
+            mine, theirs = ({} if each is None else dict(sampling_items(each)) for each in params)
+            best["sampling_fields"] = sorted(
+                name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)
+            )
         return best
 
     async def invalidate(self, scope: InvalidationScope) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class EnhancedLLMEngine(LLMEngine):
         if self.dp_group is not None:
             logger.warning("ENHANCE has no effect on LLM with data parallelism: its ranks must take the same steps")
             return
-        from vllm_enhance.engine.patches import make_runtime
+        from vllm_enhance.engine.activation import make_runtime
 
         runtime = make_runtime(self, kwargs)
         if runtime is not None:
