@@ -134,6 +134,7 @@ def test_without_labels_shadow_mode_is_advised_and_labelling_sharpens(
     assert all(row["policy"] == "threshold" for row in before["settings"])
     assert "Near misses to judge" in (tmp_path / "r.html").read_text()
     run(*shared, "--label", text="x\n" + "y\n" * 60 + "s\nn\nq\n")  # x is no answer and is asked again
+    run(*shared, "--label", text="")  # the input ends: nothing more is judged, and the report is written all the same
     verdicts = [json.loads(line) for line in labels.read_text().splitlines()]
     assert [row["same"] for row in verdicts] == [1] * 60 + [0]
     after = json.loads(run(*shared, "--json"))

@@ -154,7 +154,10 @@ def _label(traffic: Traffic, replays: dict[Setting, Replay], file: Path) -> None
         out.print()
         out.print(table(("", ""), [("asked", asked), ("stored", stored), ("similarity", f"{similarity:.3f}")]))
         while True:
-            answer = str(typer.prompt("same answer", prompt_suffix="? [y/n/s/q] ")).strip().lower()[:1]
+            try:
+                answer = str(typer.prompt("same answer", prompt_suffix="? [y/n/s/q] ")).strip().lower()[:1]
+            except typer.Abort:  # Ctrl-C or the end of the input: what was answered is kept, and the report is written
+                return "q"
             if answer in ("y", "n", "s", "q"):
                 return answer
 

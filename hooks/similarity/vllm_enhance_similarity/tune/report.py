@@ -179,7 +179,7 @@ def _policy_plots(facts: ReportFacts) -> str:
     )
     fixed = f"<section><h2>A fixed threshold</h2>{keys}"
     if bounded:
-        about = "The policy learns from verdicts and keeps the error within its bound."
+        about = "The policy learns from verdicts and aims at its bound; below is what came of it."
         return (
             f'<div class="two">{fixed}{"".join(threshold)}</section>'
             f'<section><h2>A bounded error</h2><p class="soft">{about}</p>{"".join(bounded)}</section></div>'
