@@ -236,7 +236,7 @@ class Dispatcher:
             return None
         call.failures = 0
         self._metrics.observe("vllm_enhance_hook_seconds", time.perf_counter() - started, call.plugin, call.hook)
-        if inspect.iscoroutine(result):
+        if result is not None and inspect.iscoroutine(result):
             result.close()
             self._failed(call, "nonsense", HookError("inline hooks are plain functions"))
             return None

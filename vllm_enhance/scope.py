@@ -42,7 +42,7 @@ class Decision:
 
     @property
     def hit(self) -> bool:
-        return self.source in (Source.MEMORY, Source.STORE, Source.SIMILAR, Source.HOOK)
+        return self.source in _HITS
 
 
 @dataclass(slots=True, eq=False)
@@ -91,5 +91,7 @@ class RequestScope:
         if self.on_decision is not None and not self.closed:
             self.on_decision()
 
+
+_HITS = frozenset({Source.MEMORY, Source.STORE, Source.SIMILAR, Source.HOOK})
 
 current_scope: ContextVar[RequestScope | None] = ContextVar("vllm_enhance_scope", default=None)
