@@ -304,13 +304,7 @@ class EnhancedHandler:
             UnknownRequestError: no such id, or its result was forgotten.
             TimeoutError: not there yet; the request goes on.
         """
-        task = self._results.get(request_id)
-        done, _ = await asyncio.wait([task], timeout=timeout)
-        if not done:
-            raise TimeoutError(f"request {request_id!r} is not finished after {timeout} s")
-        if task.cancelled():
-            raise AlreadyClosedError(f"request {request_id!r} was cancelled")
-        return task.result()
+        return await self._results.wait(request_id, timeout)
 
     def poll(self, request_id: str) -> dict[str, Any]:
         """``status`` (``running``, ``finished``, ``failed``, ``cancelled``) and, when there is one, the answer.
@@ -318,21 +312,7 @@ class EnhancedHandler:
         Raises:
             UnknownRequestError: no such id, or its result was forgotten.
         """
-        task = self._results.get(request_id)
-        if not task.done():
-            return {"request_id": request_id, "status": "running"}
-        if task.cancelled():
-            return {"request_id": request_id, "status": "cancelled"}
-        output = task.result()
-        status = "finished" if output.error is None else "failed"
-        error = None if output.error is None else str(output.error)
-        return {
-            "request_id": request_id,
-            "status": status,
-            "text": output.text,
-            "metadata": output.metadata,
-            "error": error,
-        }
+        return self._results.poll(request_id)
 
     async def cancel(self, request_id: str) -> None:
         """Stop a request of :meth:`add_request`.
@@ -340,9 +320,7 @@ class EnhancedHandler:
         Raises:
             UnknownRequestError: no such id, or its result was forgotten.
         """
-        task = self._results.get(request_id)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await self._results.cancel(request_id)
 
     # ------------------------------------------------------------------ looks
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
-from vllm_enhance.errors import OverloadedError, RequestRejected, UnknownRequestError
+from vllm_enhance.errors import AlreadyClosedError, OverloadedError, RequestRejected, UnknownRequestError
 from vllm_enhance.outputs import EnhancedOutput
 
 __all__ = ["Results"]
@@ -62,6 +63,52 @@ class Results:
         if task is None:
             raise UnknownRequestError(f"no request {request_id!r} is known; results are kept {self._ttl:g} s")
         return task
+
+    async def wait(self, request_id: str, timeout: float | None) -> EnhancedOutput:
+        """The answer, once it is there.
+
+        Raises:
+            UnknownRequestError: see :meth:`get`.
+            AlreadyClosedError: the request was cancelled.
+            TimeoutError: not there yet; the request goes on.
+        """
+        task = self.get(request_id)
+        done, _ = await asyncio.wait([task], timeout=timeout)
+        if not done:
+            raise TimeoutError(f"request {request_id!r} is not finished after {timeout} s")
+        if task.cancelled():
+            raise AlreadyClosedError(f"request {request_id!r} was cancelled")
+        return task.result()
+
+    def poll(self, request_id: str) -> dict[str, Any]:
+        """How far a request is, JSON-able; see ``EnhancedHandler.poll``.
+
+        Raises:
+            UnknownRequestError: see :meth:`get`.
+        """
+        task = self.get(request_id)
+        if not task.done():
+            return {"request_id": request_id, "status": "running"}
+        if task.cancelled():
+            return {"request_id": request_id, "status": "cancelled"}
+        output = task.result()
+        return {
+            "request_id": request_id,
+            "status": "finished" if output.error is None else "failed",
+            "text": output.text,
+            "metadata": output.metadata,
+            "error": None if output.error is None else str(output.error),
+        }
+
+    async def cancel(self, request_id: str) -> None:
+        """Stop a request, and wait until it has stopped.
+
+        Raises:
+            UnknownRequestError: see :meth:`get`.
+        """
+        task = self.get(request_id)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
     def tasks(self) -> list[asyncio.Task[EnhancedOutput]]:
         """Those still at work."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from vllm_enhance_similarity.guards.compare import GUARDS, compare_texts
@@ -121,6 +121,7 @@ def test_chinese_numbers(text: str, numbers: set[str]) -> None:
 
 @hypothesis_settings(max_examples=300)
 @given(st.text(max_size=120), st.text(max_size=120))
+@example("", "N'T")
 def test_any_text_is_compared_without_fault(one: str, other: str) -> None:
     names = {guard.name for guard in GUARDS}
     assert {found.guard for found in compare_texts(one, other)} <= names

@@ -104,34 +104,13 @@ _SCALE: Final = {
     "hundred": 100.0,
 }
 _SMALL: Final = {
-    word: float(value)
-    for value, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-        ]
+    word: float(first + step * place)
+    for first, step, words in (
+        (0, 1, "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"),
+        (16, 1, "sixteen seventeen eighteen nineteen"),
+        (20, 10, "twenty thirty forty fifty sixty seventy eighty ninety"),
     )
-} | {
-    word: 10.0 * (tens + 2)
-    for tens, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"])
+    for place, word in enumerate(words.split())
 }
 _ZH_DIGITS: Final = {char: value for value, char in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0}
 _ZH_POWERS: Final = {"十": 10, "百": 100, "千": 1000}

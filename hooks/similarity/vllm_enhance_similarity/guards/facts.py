@@ -122,7 +122,7 @@ def _expand(tokens: list[str]) -> list[str]:
         if token in _WHOLE:
             words.extend(_WHOLE[token])
         elif tail == "t" and head.endswith("n"):
-            words.extend((head[:-1], "not"))
+            words.extend(word for word in (head[:-1], "not") if word)  # a lone "n't" is just a "not"
         else:
             words.append(head)
             if tail in _TAILS:

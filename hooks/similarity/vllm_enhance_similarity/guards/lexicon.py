@@ -29,6 +29,10 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def _counted(text: str, first: int = 0) -> dict[str, int]:
+    return {word: value for value, word in enumerate(text.split(), first)}
+
+
 def _pairs(text: str) -> dict[str, frozenset[str]]:
     """ "a/b c,d/e" -> symmetric table: a-b, c-e, d-e."""
     table: dict[str, set[str]] = {}
@@ -54,55 +58,11 @@ def _classes(text: str) -> dict[str, tuple[str, str]]:
 
 
 NUMBER_WORDS = {
-    word: value
-    for value, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-        ]
-    )
-} | {
-    word: 10 * tens
-    for tens, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
+    **_counted("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"),
+    **_counted("sixteen seventeen eighteen nineteen", 16),
+    **{word: 10 * tens for word, tens in _counted("twenty thirty forty fifty sixty seventy eighty ninety", 2).items()},
 }
-ORDINAL_WORDS = {
-    word: value
-    for value, word in enumerate(
-        [
-            "first",
-            "second",
-            "third",
-            "fourth",
-            "fifth",
-            "sixth",
-            "seventh",
-            "eighth",
-            "ninth",
-            "tenth",
-            "eleventh",
-            "twelfth",
-        ],
-        1,
-    )
-}
+ORDINAL_WORDS = _counted("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth", 1)
 
 NEGATIONS = _words(
     "not no never without cannot cant wont dont doesnt didnt isnt arent wasnt werent wouldnt shouldnt couldnt hasnt "
