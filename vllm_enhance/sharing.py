@@ -69,11 +69,14 @@ class SharedLog(Protocol):
         """
         ...
 
-    def follow(self, topic: str, receive: Receiver) -> None:
+    def follow(self, topic: str, receive: Receiver) -> Callable[[], None]:
         """Have what others publish handed to ``receive``, in order, within a second, from the oldest that is kept on.
 
         What this process has published itself is left out; what a former life of it has published is not. A message may
         come twice. ``receive`` is awaited before more is read.
+
+        Returns:
+            a function that ends it.
         """
         ...
 

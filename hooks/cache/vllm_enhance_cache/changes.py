@@ -155,10 +155,15 @@ class ChangeLog:
 
     # ------------------------------------------------------------------ listening
 
-    def follow(self, topic: str, receive: Receiver) -> None:
+    def follow(self, topic: str, receive: Receiver) -> Callable[[], None]:
         task = asyncio.get_running_loop().create_task(self._follow(topic, receive), name=f"enhance-log-{topic}")
         self._followers.add(task)
         task.add_done_callback(self._followers.discard)
+
+        def stop() -> None:
+            task.cancel()
+
+        return stop
 
     async def _follow(self, topic: str, receive: Receiver) -> None:
         position, since = "", self._clock()

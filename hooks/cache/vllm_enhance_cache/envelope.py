@@ -73,6 +73,8 @@ class Envelope:
         self._flags = KEYED if secret else 0
         self._mac_key = mac_key(secret)
         self.codec = NONE if compression == "none" else ZSTD if find_spec("zstandard") is not None else ZLIB
+        if self.codec == ZSTD:
+            _zstd("pack")  # imports it now, not while requests are served
 
     @property
     def keyed(self) -> bool:

@@ -46,7 +46,10 @@ logger = logging.getLogger("vllm_enhance.cache")
 ADMITTED: AnnotationKey[int] = AnnotationKey("cache_generation")
 """Generation of the horizon in which a request was admitted."""
 
-PURGE_CHUNK = 1000
+PURGE_CHUNK = 200
+"""Entries dropped in one go: well under a millisecond of the event loop."""
+
+SWEEPS = 50
 TICK_SECONDS = 1.0
 WAIT_SECONDS = 120.0
 """How long a request waits for another process' generation at most."""
@@ -364,7 +367,10 @@ class CacheHook:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self._memory.sweep(self._clock(), 1000)
+            for _ in range(SWEEPS):
+                if self._memory.sweep(self._clock(), PURGE_CHUNK) < PURGE_CHUNK:
+                    break
+                await asyncio.sleep(0)
             self._publish()
 
     def _publish(self) -> None:

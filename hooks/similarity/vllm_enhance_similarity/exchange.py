@@ -71,6 +71,7 @@ class Exchange:
         self._count = count
         self._loop = asyncio.get_running_loop()
         self._since = clock()
+        self._stops: list[Callable[[], None]] = []
         self.received: Counter[str] = Counter()
         self.learning = self._make_learning(tag)
 
@@ -84,11 +85,16 @@ class Exchange:
 
     async def start(self) -> None:
         """Listen, and take over what others have learned."""
-        self._shared.follow(self._verdicts_topic, self._hear_verdicts)
+        self._stops.append(self._shared.follow(self._verdicts_topic, self._hear_verdicts))
         if self._shared.carries_answers:
-            self._shared.follow(self._entries_topic, self._hear_entries)
+            self._stops.append(self._shared.follow(self._entries_topic, self._hear_entries))
         if self.learning is not None:
             await self.learning.open()
+
+    def close(self) -> None:
+        """Listen no more."""
+        for stop in (*self._stops, *(self.learning.stops if self.learning is not None else ())):
+            stop()
 
     # ------------------------------------------------------------------ telling
 

@@ -17,7 +17,7 @@ from vllm_enhance.sharing import MAX_STATE
 from vllm_enhance_similarity.policies.bounded import BoundedPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vllm_enhance.sharing import Message, SharedLog
     from vllm_enhance_similarity.service import SimilarityService
@@ -47,6 +47,7 @@ class SharedLearning:
         self._fresh = fresh
         self._place: int | None = None
         self._kept = b""
+        self.stops: list[Callable[[], None]] = []
         service.learning_is_shared = True
 
     @property
@@ -66,7 +67,7 @@ class SharedLearning:
             await self._service.run_slow(lambda: self._policy.load(own))
         for place, state in states.items():
             await self._absorb(place, state)
-        self._shared.follow(self._topic, self._heard)
+        self.stops.append(self._shared.follow(self._topic, self._heard))
 
     async def save(self) -> None:
         """Write the own state, if it has changed, and tell the others."""

@@ -107,7 +107,10 @@ class Reach:
             await self._exchange.learning.save()
 
     async def close(self) -> None:
-        """End what runs."""
+        """End what runs, and listen no more."""
+        self._service = None
+        if self._exchange is not None:
+            self._exchange.close()
         if self._purging is not None:
             self._purging.cancel()
             await asyncio.gather(self._purging, return_exceptions=True)

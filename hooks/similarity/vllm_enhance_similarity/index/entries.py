@@ -18,8 +18,8 @@ _FIELDS = {"key": "key", "tenant": "tenant", "model": "model", "partition": "par
 _FIXED_BYTES = 400  # Python objects of one entry, measured, rounded up
 
 
-class Entry(msgspec.Struct):
-    """One stored question.
+class Entry(msgspec.Struct, gc=False):
+    """One stored question. It holds no containers: a hundred thousand of them are no business of the garbage collector.
 
     `key` is the exact key of the request, `payload` its encoded answer. `group` names the answer: entries
     whose answers were judged the same share it. `generation` is the horizon's in which its request was admitted, see
