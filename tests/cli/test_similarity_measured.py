@@ -39,7 +39,7 @@ def test_only_verdicts_on_would_be_hits_measure_the_error() -> None:
 
 def test_nothing_judged_is_said_and_nothing_seen_is_no_row() -> None:
     found = summary(look((DECISIONS, {"action": "reuse", "reason": "accepted"}, 3)))["similarity"]
-    assert measured(found) == "an answer for 3 of 3 looked up; none of them judged yet"
+    assert measured(found) == "an answer for 3 of 3 looked up; none of them judged"
     assert summary(look())["similarity"]["considered"] == 0
 
 

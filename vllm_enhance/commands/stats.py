@@ -104,7 +104,7 @@ def measured(found: Mapping[str, Any]) -> str:
     """In words: how often a similar question would do, and how often that would be wrong."""
     text = f"an answer for {number(found['would_reuse'])} of {number(found['considered'])} looked up"
     if not found["judged"]:
-        return f"{text}; none of them judged yet"
+        return f"{text}; none of them judged"
     share = found["different"] / found["judged"]
     return (
         f"{text}; of {number(found['judged'])} that were generated all the same and judged, {percent(share)} differed "

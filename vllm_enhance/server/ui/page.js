@@ -111,7 +111,7 @@ function measured(series, mode) {
   const all = judged.same + judged.different;
   const would = ((actions.reuse ?? 0) + (actions.audit ?? 0)) / considered;
   const name = mode === "shadow" ? "Similar (shadow)" : "Similar";
-  return [name, percent(would), all ? `${number(judged.different)} of ${number(all)} judged differed` : "none judged yet"];
+  return [name, percent(would), all ? `${number(judged.different)} of ${number(all)} judged differed` : "none judged"];
 }
 
 function drawPlots() {
