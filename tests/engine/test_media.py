@@ -8,12 +8,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from vllm.engine.arg_utils import EngineArgs
 from vllm.renderers.registry import renderer_from_config
 from vllm.sampling_params import SamplingParams
 
+from vllm_enhance.directives import NO_DIRECTIVES
+from vllm_enhance.engine.admission import Applicant, bypass_reason
 from vllm_enhance.engine.identity import model_identity
 from vllm_enhance.engine.key import request_key
 from vllm_enhance.engine.media import media_obstacle
@@ -86,6 +89,47 @@ def test_images_are_cached_only_where_their_hash_is_their_content(
     else:
         assert red == blue  # why it must go past the cache
         assert again != red
+
+
+@pytest.fixture(scope="module")
+def speech_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Whisper without weights: the front end needs none."""
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizer
+
+    folder = tmp_path_factory.mktemp("speech")
+    vocabulary = {chr(letter): letter - 33 for letter in range(33, 127)}
+    special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
+    vocabulary |= {word: len(vocabulary) + place for place, word in enumerate(special)}
+    tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[], additional_special_tokens=special[1:])
+    WhisperProcessor(WhisperFeatureExtractor(chunk_length=1), tokenizer).save_pretrained(folder)
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 1, "decoder_attention_heads": 1}
+    WhisperConfig(
+        vocab_size=len(vocabulary),
+        d_model=64,
+        max_source_positions=50,
+        max_target_positions=64,
+        architectures=["WhisperForConditionalGeneration"],
+        **layers,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("changes", [{}, {"_api_process_count": 2, "_api_process_rank": 0}], ids=["one", "two servers"])
+def test_speech_to_text_goes_past_the_cache(speech_model: Path, changes: dict[str, Any]) -> None:
+    """For encoder-decoder models vLLM switches off both caches, and with them the content hash."""
+    made = EngineArgs(model=str(speech_model), max_model_len=64, enforce_eager=True, **changes).create_engine_config()
+    keys = []
+    for pitch in (440, 880):
+        renderer = renderer_from_config(made)  # as after a restart
+        assert media_obstacle(SimpleNamespace(renderer=renderer, vllm_config=made)) == "multimodal_unhashed"
+        sound = np.sin(np.arange(8000) * 2 * np.pi * pitch / 16000).astype(np.float32)
+        encoder = {"prompt_token_ids": [], "multi_modal_data": {"audio": (sound, 16000)}}
+        asked = {"encoder_prompt": encoder, "decoder_prompt": {"prompt_token_ids": [95, 96, 97]}}
+        prompt = renderer.process_for_engine(asked, arrival_time=0.0)
+        assert bypass_reason(Applicant(prompt, SamplingParams(), NO_DIRECTIVES, 0, True, "multimodal_unhashed"))
+        keys.append(request_key(prompt=prompt, params=SamplingParams(), identity=b"", epoch=b"").digest)
+        renderer.shutdown()
+    assert keys[0] == keys[1]  # why: two recordings, one name
 
 
 def test_what_the_client_says_about_processing_is_part_of_the_key(tiny_vision_model: Path) -> None:
