@@ -92,7 +92,8 @@ class LoopTimer:
 def _name(callback: Any) -> str:
     task = getattr(callback, "__self__", None)
     if isinstance(task, asyncio.Task):
-        return f"task {getattr(task.get_coro(), '__qualname__', '?')}"
+        name = task.get_name()
+        return name if not name.startswith("Task-") else f"task {getattr(task.get_coro(), '__qualname__', '?')}"
     return str(getattr(callback, "__qualname__", type(callback).__name__))
 
 
@@ -160,17 +161,20 @@ async def now_and_then(dispatcher: Any, traffic: Traffic, dice: random.Random) -
     """What operators, scrapers and users do beside asking."""
     from vllm_enhance.types import InvalidationScope
 
+    async def gather(hook: str, **offered: Any) -> None:
+        await asyncio.create_task(dispatcher.gather(hook, **offered), name=hook)
+
     turn = 0
     while True:
         await asyncio.sleep(1.0)
         turn += 1
-        await dispatcher.gather("health")
+        await gather("health")
         if turn % 5 == 0:
-            await dispatcher.gather("stats")
+            await gather("stats")
         if turn % 10 == 0 and traffic.last is not None:
-            await dispatcher.gather("feedback", key=traffic.last.key, verdict=dice.choice(("right", "wrong")))
+            await gather("feedback", key=traffic.last.key, verdict=dice.choice(("right", "wrong")))
         if turn % 20 == 0:
-            await dispatcher.gather("invalidate", scope=InvalidationScope("age", "15"))
+            await gather("invalidate", scope=InvalidationScope("age", "15"))
 
 
 async def measured(arguments: Any, folder: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import msgspec
 
 from vllm_enhance.errors import ConfigurationError, StoreError
 from vllm_enhance.hookspecs import hookimpl
-from vllm_enhance.stores import Horizon, Store
+from vllm_enhance.stores import Horizon, Store, matcher
 from vllm_enhance.types import (
     AnnotationKey,
     HealthReport,
@@ -248,12 +248,22 @@ class CacheHook:
             DirectiveError: the scope cannot be understood.
         """
         now = self._clock()
-        keys = self._memory.select(scope, now)
+        keys = await self._selected(scope, now)
         if not scope.dry_run:
             self._horizon = self._horizon.forget(scope, now)
             await self._purge(keys)
         stored = await self._shared.invalidate(scope) if self._shared is not None else None
         return max(len(keys), stored or 0)
+
+    async def _selected(self, scope: InvalidationScope, now: float) -> list[bytes]:
+        """Keys in memory that ``scope`` names. For an age every entry is looked at, some at a time."""
+        if scope.kind != "age":
+            return self._memory.select(scope, now)
+        inside, entries, keys = matcher(scope, now), self._memory.entries(), list[bytes]()
+        for start in range(0, len(entries), PURGE_CHUNK):
+            keys += [entry.key for entry in entries[start : start + PURGE_CHUNK] if inside(entry.key, entry.tags)]
+            await asyncio.sleep(0)
+        return keys
 
     # ------------------------------------------------------------------ inside
 
