@@ -17,6 +17,7 @@ Answers are not in it, nor requests whose client said ``Cache-Control: no-store`
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from vllm_enhance.records import GenerationRecord
 
 __all__ = ["PREFIX", "TrafficLogHook"]
+
+logger = logging.getLogger("vllm_enhance.traffic_log")
 
 PREFIX = "traffic"
 SECTION = "Insight"
@@ -96,6 +99,7 @@ class TrafficLogHook:
             context.metrics.declare(metric)
         await asyncio.to_thread(writer.start)
         self._context, self._metrics, self._writer = context, context.metrics, writer
+        logger.info("the traffic log is on: questions are kept as text in %s", folder)
         return None
 
     @hookimpl(inline=True)

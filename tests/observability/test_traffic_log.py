@@ -103,9 +103,13 @@ async def test_a_request_its_decision_the_verdict_and_feedback(tmp_path: Path) -
     assert "secret" not in "".join(path.read_text() for path in folder.iterdir())
 
 
-async def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
+async def test_only_the_owner_may_read_it_and_the_log_tells_that_text_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "traffic"
-    hook = await started(folder)
+    with caplog.at_level("INFO", "vllm_enhance"):
+        hook = await started(folder)
+    assert str(folder) in caplog.text
     hook.post_output(request("x"), RECORD, GENERATED)
     await hook.shutdown()
     assert folder.stat().st_mode & 0o777 == 0o700
