@@ -283,6 +283,19 @@ class Sample:
             found[answer.source] = found.get(answer.source, 0) + 1
         return found
 
+    def figures(self) -> dict[str, Any]:
+        """Rate, latencies and failures, as results hold them."""
+        return {
+            "requests": len(self.answers),
+            "failed": self.failed,
+            "per_second": self.rate,
+            "p50_ms": 1000 * self.latency(0.5),
+            "p99_ms": 1000 * self.latency(0.99),
+            "worst_ms": 1000 * self.latency(1.0),
+            "first_token_p50_ms": 1000 * self.first_token(0.5),
+            "first_token_p99_ms": 1000 * self.first_token(0.99),
+        }
+
 
 async def closed_loop(target: Target, requests: Iterable[bytes], *, concurrency: int, seconds: float = 1e9,
                       count: int | None = None, keep_body: bool = False) -> Sample:  # fmt: skip

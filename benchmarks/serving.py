@@ -145,17 +145,7 @@ def _requests(contender: Contender, cell: Cell, plan: Plan, questions: Questions
 
 
 def _figures(sample: Sample) -> dict[str, Any]:
-    return {
-        "requests": len(sample.answers),
-        "failed": sample.failed,
-        "per_second": sample.rate,
-        "p50_ms": 1000 * sample.latency(0.5),
-        "p99_ms": 1000 * sample.latency(0.99),
-        "worst_ms": 1000 * sample.latency(1.0),
-        "first_token_p50_ms": 1000 * sample.first_token(0.5),
-        "first_token_p99_ms": 1000 * sample.first_token(0.99),
-        "sources": sample.sources(),
-    }
+    return {**sample.figures(), "sources": sample.sources()}
 
 
 def _cpu(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], sample: Sample) -> dict[str, float]:

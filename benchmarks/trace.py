@@ -69,14 +69,7 @@ def figures(sample: Sample) -> dict[str, Any]:
     sources = sample.sources()
     reused = sources.get("hit", 0) + sources.get("joined", 0)
     return {
-        "requests": len(sample.answers),
-        "failed": sample.failed,
-        "per_second": sample.rate,
-        "p50_ms": 1000 * sample.latency(0.5),
-        "p99_ms": 1000 * sample.latency(0.99),
-        "worst_ms": 1000 * sample.latency(1.0),
-        "first_token_p50_ms": 1000 * sample.first_token(0.5),
-        "first_token_p99_ms": 1000 * sample.first_token(0.99),
+        **sample.figures(),
         "hit_rate": reused / max(1, len(sample.answers)),
         "joined": sources.get("joined", 0),
     }
