@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from vllm_enhance_similarity.embedder import BatchingEmbedder
+from vllm_enhance_similarity.embedder import BatchingEmbedder, Embedding
 from vllm_enhance_similarity.encoders import EmbedderIdentity, SentenceTransformerEncoder
 from vllm_enhance_similarity.errors import EmbedderClosed, EmbedderError, EmbeddingModelUnavailable
 
@@ -102,6 +103,34 @@ async def test_the_late_and_the_cancelled_are_not_encoded(embedder: BatchingEmbe
     await first
     await embedder.embed("after")
     assert encoder.batches == [["first"], ["after"]]
+
+
+async def test_with_more_than_it_can_encode_it_serves_as_many_as_it_can() -> None:
+    class Slow(CountingEncoder):
+        def encode(self, texts: Sequence[str]) -> np.ndarray:
+            time.sleep(0.02 * len(texts))
+            return super().encode(texts)
+
+    made = BatchingEmbedder(Slow(), max_batch=32, max_queue=256)
+    made.start()
+    made.wait_ready(5)
+    tasks: list[asyncio.Task[Embedding]] = []
+    for at in range(200):  # 100 a second, twice what it can encode
+        tasks.append(asyncio.create_task(made.embed(f"text {at}", timeout=0.5)))
+        await asyncio.sleep(0.01)
+    served = [each.vector is not None for each in await asyncio.gather(*tasks)]
+    made.close()
+    assert sum(served[100:]) >= 25, "of the fifty that can be, also when the queue has long been full"
+
+
+async def test_one_slow_call_does_not_stop_it(embedder: BatchingEmbedder, encoder: CountingEncoder) -> None:
+    encoder.gate.clear()
+    slow = asyncio.create_task(embedder.embed("slow"))
+    await asyncio.sleep(1.0)
+    encoder.gate.set()
+    assert (await slow).vector is not None
+    tries = [(await embedder.embed(f"next {at}", timeout=0.2)).vector is not None for at in range(8)]
+    assert tries[-1], tries
 
 
 async def test_refusals(embedder: BatchingEmbedder) -> None:

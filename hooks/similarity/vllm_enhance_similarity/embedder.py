@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchingEmbedder", "Embedder", "EmbedderHealth", "Embedding", "Refusal"]
 
+_BATCH_SECONDS = 0.25  # what a batch may take; a text that comes meanwhile waits for it
+_LEAST_BATCH = 4  # one slow call, the first above all, makes no trickle
+
 Refusal = Literal["empty_text", "text_too_long", "embedder_busy", "embedder_deadline", "embedder_unavailable"]
 
 
@@ -81,7 +84,9 @@ class BatchingEmbedder:
     """Micro-batching embedder over a blocking encoder.
 
     The worker takes what is queued, at most `max_batch` texts, encodes it in one call and goes back: under load the
-    batches grow by themselves, and a lone request waits for nobody.
+    batches grow by themselves, and a lone request waits for nobody. It knows its pace: a batch is no larger than can be
+    encoded in time, and who could not be served in time any more is left out. So with more texts than it can encode it
+    still serves as many as it can, where first come, first served would serve all of them too late.
 
     Args:
         encoder: loaded and used on the worker thread only.
@@ -112,6 +117,7 @@ class BatchingEmbedder:
         self._detail = "the embedding model is loading"
         self._embedded = self._batches = self._memo_hits = 0
         self._refused: dict[str, int] = {}
+        self._pace = 0.0  # seconds a text, a moving average
         self._thread: threading.Thread | None = None
         self._loaded = threading.Event()
 
@@ -228,18 +234,22 @@ class BatchingEmbedder:
             self._answer(job, self._refuse("embedder_unavailable"))
 
     def _next_batch(self) -> list[_Job]:
-        first = self._queue.get()
-        jobs = [first] if first is not None else []
-        while len(jobs) < self._max_batch:
-            try:
-                job = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if job is not None:
+        waiting = [self._queue.get()]
+        within = int(_BATCH_SECONDS / self._pace) if self._pace else self._max_batch
+        most = min(self._max_batch, max(_LEAST_BATCH, within), 1 + self._queue.qsize())
+        # Whoever gave up or will be late is left out: encoding for nobody would keep everybody late.
+        done_at = self._clock() + self._pace * most
+        jobs: list[_Job] = []
+        while waiting:
+            job = waiting.pop()
+            if job is not None and not job.future.done() and (job.deadline is None or job.deadline > done_at):
                 jobs.append(job)
-        now = self._clock()
-        # Whoever gave up or is late is left out: under overload, encoding for nobody would keep everybody late.
-        return [job for job in jobs if not job.future.done() and (job.deadline is None or job.deadline > now)]
+            if len(jobs) < most:
+                with contextlib.suppress(queue.Empty):
+                    waiting.append(self._queue.get_nowait())
+        if not jobs:
+            self._pace /= 2.0  # what was slow once may be quick again, and only a try tells
+        return jobs
 
     def _encode(self, jobs: list[_Job]) -> None:
         try:
@@ -250,7 +260,9 @@ class BatchingEmbedder:
                     self._answer(job, self._refuse("text_too_long"))
             if not fitting:
                 return
+            started = self._clock()
             vectors = self._encoder.encode([job.text for job in fitting])
+            self._paced((self._clock() - started) / len(fitting))
         except Exception:  # one bad batch must not end the worker
             for job in jobs:
                 self._answer(job, self._refuse("embedder_unavailable"))
@@ -265,6 +277,9 @@ class BatchingEmbedder:
                 self._memo.popitem(last=False)
         for job, vector in zip(fitting, vectors, strict=True):
             self._answer(job, Embedding(vector))
+
+    def _paced(self, seconds: float) -> None:
+        self._pace = seconds if not self._pace else self._pace + 0.3 * (seconds - self._pace)
 
     def _drain(self) -> list[_Job]:
         jobs: list[_Job] = []
