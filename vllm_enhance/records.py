@@ -51,7 +51,7 @@ def unpack_token_ids(data: bytes) -> list[int]:
     return packed.tolist()
 
 
-class LogprobColumns(msgspec.Struct, frozen=True, array_like=True):
+class LogprobColumns(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Log probabilities of consecutive positions, in columns.
 
     Attributes:
@@ -66,7 +66,7 @@ class LogprobColumns(msgspec.Struct, frozen=True, array_like=True):
     decoded: list[str | None]
 
 
-class ChoiceRecord(msgspec.Struct, frozen=True, array_like=True):
+class ChoiceRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One of the ``n`` answers.
 
     Attributes:
@@ -90,7 +90,7 @@ class ChoiceRecord(msgspec.Struct, frozen=True, array_like=True):
         return len(self.token_ids) // 4
 
 
-class GenerationRecord(msgspec.Struct, frozen=True, array_like=True):
+class GenerationRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One finished generation.
 
     Attributes:

@@ -13,7 +13,7 @@ OVERHEAD_BYTES = 640
 """Memory of one entry besides its record: key, objects, places in the index."""
 
 
-class Entry(msgspec.Struct, frozen=True, eq=False):
+class Entry(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One stored answer.
 
     Attributes:
