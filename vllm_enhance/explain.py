@@ -10,8 +10,8 @@ from vllm_enhance.types import NLP_RESULT, SIMILAR, Annotations
 
 __all__ = ["ExplainLog", "annotations_shown", "top_entries"]
 
-HIDDEN = "params"
-"""Remembered to compare requests with one another, and never shown: stop strings and schemas are text."""
+HIDDEN = frozenset({"params", "head"})
+"""Sampling parameters and the prompt's first tokens: remembered to compare requests with one another, never shown."""
 
 REUSED = frozenset({"memory", "store", "similar", "joined", "hook"})
 
@@ -46,9 +46,10 @@ class ExplainLog:
         entry = self._entries.get(request_id)
         return None if entry is None else _readable(entry)
 
-    def params(self, request_id: str) -> Any:
-        """The sampling parameters of a remembered request, or ``None``."""
-        return self._entries.get(request_id, {}).get(HIDDEN)
+    def hidden(self, request_id: str) -> dict[str, Any]:
+        """What is remembered of a request and never shown (:data:`HIDDEN`), by name."""
+        entry = self._entries.get(request_id, {})
+        return {name: entry[name] for name in HIDDEN if entry.get(name) is not None}
 
     def recent(self, count: int) -> list[dict[str, Any]]:
         """The latest explanations, newest first."""
@@ -64,7 +65,7 @@ class ExplainLog:
 def _readable(entry: Mapping[str, Any]) -> dict[str, Any]:
     """``entry`` with digests in hex; of the parts of a key the first 8 bytes, which tell them apart."""
     shown: dict[str, Any] = {
-        name: fact.hex() if isinstance(fact, bytes) else fact for name, fact in entry.items() if name != HIDDEN
+        name: fact.hex() if isinstance(fact, bytes) else fact for name, fact in entry.items() if name not in HIDDEN
     }
     if shown.get("parts") is not None:
         shown["parts"] = {name: value[:8].hex() for name, value in shown["parts"]}

@@ -33,9 +33,9 @@ def test_nothing_found_out_is_nothing_shown() -> None:
 
 def test_parameters_are_remembered_and_never_shown() -> None:
     log = ExplainLog(2)
-    log.write("a", source="engine", params={"stop": [SECRET]})
-    assert log.params("a") == {"stop": [SECRET]}
-    assert log.params("unknown") is None
+    log.write("a", source="engine", params={"stop": [SECRET]}, head=[SECRET])
+    assert log.hidden("a") == {"params": {"stop": [SECRET]}, "head": [SECRET]}
+    assert log.hidden("unknown") == {}
     assert SECRET not in str([log.read("a"), log.recent(1), list(log)])
 
 

@@ -67,16 +67,22 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"Its answer was not kept ({kept}): {REASONS.get(kept, kept)}")
     nearest = found.get("nearest")
     if nearest:
-        fields = ", ".join(nearest.get("sampling_fields") or [])
-        differs = ", ".join(
-            f"sampling ({fields})" if part == "sampling" and fields else part for part in nearest["differs_in"]
-        )
+        differs = ", ".join(part + _where(part, nearest, found) for part in nearest["differs_in"])
         lines.append(
             f"The nearest remembered request, {nearest['request_id']}, differs in: {differs}."
             if differs
             else f"Request {nearest['request_id']} has the same key; its answer was not there, or not any more."
         )
     return lines + [f"{who}: {what}" for who, what in found.get("notes") or []]
+
+
+def _where(part: str, nearest: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """In brackets, what is known of how a part of the key differs."""
+    if part == "sampling" and nearest.get("sampling_fields"):
+        return f" ({', '.join(nearest['sampling_fields'])})"
+    if part == "prompt" and nearest.get("prompt_differs_at") is not None:
+        return f" (from token {nearest['prompt_differs_at'] + 1} of {found.get('prompt_tokens', '?')} on)"
+    return ""
 
 
 FACTS = ("request_id", "model", "key", "tenant", "prompt_tokens", "output_tokens")

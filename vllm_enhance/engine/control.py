@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from vllm_enhance.engine.key import sampling_items
+from vllm_enhance.engine.nearest import nearest_request
 from vllm_enhance.engine.runtime import Runtime
 from vllm_enhance.engine.state import STATE
 from vllm_enhance.explain import top_entries
@@ -119,7 +119,7 @@ class Control:
         if found is None:
             found = next((e for e in log if e["request_id"].startswith((f"{request_id}-", f"{request_id}_"))), None)
         if found is not None and found.get("key") and found.get("source") == Source.ENGINE.value:
-            found["nearest"] = self._nearest(found)
+            found["nearest"] = nearest_request(log, found)
         return found
 
     def recent(self, limit: int) -> dict[str, Any]:
@@ -131,25 +131,6 @@ class Control:
             "remembered": len(log),
             "api_process": list(self._runtime.api_process),
         }
-
-    def _nearest(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The earlier remembered request whose key differs in the fewest parts, and in which; of equals the latest."""
-        best: dict[str, Any] | None = None
-        for other in self._runtime.explain.recent(MAX_COUNTED):
-            # What came later cannot have answered, and what was read in the same moment hardly.
-            if not other.get("parts") or other["at"] >= entry["at"] or other["request_id"] == entry["request_id"]:
-                continue
-            mine, theirs = entry["parts"], other["parts"]
-            differs = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
-            if best is None or len(differs) < len(best["differs_in"]):
-                best = {"request_id": other["request_id"], "differs_in": differs}
-        if best is not None and "sampling" in best["differs_in"]:
-            params = (self._runtime.explain.params(each) for each in (entry["request_id"], best["request_id"]))
-            mine, theirs = ({} if each is None else dict(sampling_items(each)) for each in params)
-            best["sampling_fields"] = sorted(
-                name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)
-            )
-        return best
 
     async def invalidate(self, scope: InvalidationScope) -> dict[str, Any]:
         """Forget what ``scope`` names, in this process' memory and in the shared store."""

@@ -19,6 +19,7 @@ from vllm_enhance.engine.identity import lora_identity, model_identity
 from vllm_enhance.engine.idle import IdleGenerator
 from vllm_enhance.engine.inflight import Generation, InflightTable
 from vllm_enhance.engine.media import media_obstacle
+from vllm_enhance.engine.nearest import HEAD
 from vllm_enhance.engine.pins import Pins
 from vllm_enhance.engine.tracing import NO_TRACER, make_tracer
 from vllm_enhance.explain import ExplainLog, annotations_shown
@@ -316,6 +317,7 @@ class Runtime:
             key=None if call.key is None else call.key.digest,
             parts=None if call.key is None else call.key.parts,
             params=None if call.key is None else context.params,
+            head=None if call.key is None else context.prompt_token_ids[:HEAD],
             prompt_tokens=len(context.prompt_token_ids),
             tenant=context.tenant,
             notes=context.notes,

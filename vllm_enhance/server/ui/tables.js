@@ -85,8 +85,7 @@ function sentences(found) {
   else if (found.source) lines.push(`Answered without generating: ${WORDS[found.source] ?? found.source}.`);
   if (found.not_stored) lines.push(because("Not kept", found.not_stored, found.not_stored_meaning));
   if (found.nearest) {
-    const fields = (found.nearest.sampling_fields ?? []).join(", ");
-    const parts = found.nearest.differs_in.map((part) => (part === "sampling" && fields ? `sampling (${fields})` : part));
+    const parts = found.nearest.differs_in.map((part) => part + where(part, found));
     lines.push(parts.length
       ? `The nearest remembered request, ${short(found.nearest.request_id)}, differs in: ${parts.join(", ")}.`
       : `Request ${short(found.nearest.request_id)} has the same key.`);
@@ -96,6 +95,13 @@ function sentences(found) {
 }
 
 const because = (what, label, meaning) => (meaning ? `${what} (${label}): ${meaning}` : `${what}: ${label}.`);
+
+// In brackets, what is known of how a part of the key differs.
+function where(part, { nearest, prompt_tokens: tokens }) {
+  if (part === "sampling" && nearest.sampling_fields?.length) return ` (${nearest.sampling_fields.join(", ")})`;
+  if (part === "prompt" && nearest.prompt_differs_at != null) return ` (from token ${nearest.prompt_differs_at + 1} of ${tokens} on)`;
+  return "";
+}
 
 function neighbours(found) {
   if (!found.similar?.length) return [];
