@@ -23,7 +23,16 @@ from load import Target
 
 from vllm_enhance.testing.server import ServerProcess, free_port
 
-__all__ = ["Contender", "LiteLLM", "install_litellm", "litellm_version", "metric", "model_directory", "started"]
+__all__ = [
+    "Contender",
+    "LiteLLM",
+    "given",
+    "install_litellm",
+    "litellm_version",
+    "metric",
+    "model_directory",
+    "started",
+]
 
 ENHANCE = ("--enhance",)
 LITELLM_ENVIRONMENT = {
@@ -165,6 +174,16 @@ def _vllm(
 ) -> ServerProcess:
     more = {} if defaults is None else {"defaults": defaults}
     return ServerProcess(model, arguments, log=folder / f"{name}.log", timeout=600, **more)
+
+
+def given(plain: str | None, enhanced: str | None) -> list[Contender]:
+    """Running servers, each as ``URL[,PID]``, instead of ones of our own."""
+    found = []
+    for name, text in (("plain", plain), ("enhanced", enhanced)):
+        if text is not None:
+            target = Target.of(text)
+            found.append(Contender(name, target, {"vllm": target.pid} if target.pid else {}, target))
+    return found
 
 
 @contextmanager

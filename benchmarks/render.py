@@ -152,11 +152,37 @@ def soak(result: Mapping[str, Any]) -> str:
     return first + "\n\n" + table(["fault", "when", "answers", "lost", "wrong", "p99 ms"], faults) if faults else first
 
 
+def request_cost(result: Mapping[str, Any]) -> str:
+    rows = [
+        [f"`add_request` of a new question, {name}, µs", *(number(result[key][each]) for each in ("p50", "p90", "min"))]
+        for name, key in (("plain vLLM", "plain_us"), ("with --enhance", "enhanced_us"))
+    ] + [
+        [f"memory hit to the last token, {name}, ms", *(number(taken[each]) for each in ("p50", "p90", "min"))]
+        for name, taken in result["hit_ms"].items()
+    ]
+    return goals(result["goals"]) + "\n\n" + table(["", "p50", "p90", "least"], rows)
+
+
+def bench_serve(result: Mapping[str, Any]) -> str:
+    rows = [
+        [load, f"`{name}`", number(each["plain"]), number(each["enhanced"]), number(each["ratio"]),
+         " to ".join(number(end) for end in each["ratio_spread"])]
+        for load, found in result["loads"].items() for name, each in found.items() if name != "rounds"
+    ]  # fmt: skip
+    sizes = (
+        f"{result['prompts']} prompts of {result['input_tokens']} tokens a run, {result['output_tokens']} generated."
+    )
+    head = ["load", "figure of vllm bench serve", "plain", "enhanced", "ratio, median of rounds", "spread"]
+    return f"{sizes}\n\n{table(head, rows)}"
+
+
 RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "serving": serving,
     "trace": trace,
     "inprocess": inprocess,
     "soak": soak,
+    "request_cost": request_cost,
+    "bench_serve": bench_serve,
     "gpu": lambda result: f"Model: {result['model']}.\n\n{serving(result)}",
 }
 

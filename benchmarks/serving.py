@@ -18,7 +18,6 @@ really did. The goals at the end are ratios, which carry over from one machine t
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import math
@@ -30,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from common import CACHE, cpu_seconds, finish, machine, median, memory_bytes, options, plot_file, say
-from contenders import Contender, install_litellm, litellm_version, metric, model_directory, started
-from load import Answer, Sample, Target, chat, closed_loop, connect, get, post, text_of
+from contenders import Contender, given, install_litellm, litellm_version, metric, model_directory, started
+from load import Answer, Sample, chat, closed_loop, connect, get, post, text_of
 
 POOL = 16
 FILLER = "Please answer at length and with an example, and say why it is so. "
@@ -333,15 +332,6 @@ def show(found: Sequence[dict[str, Any]]) -> None:
         say(f"  {state:13} {measured:>8}  {goal['kind']} {goal['limit']:g}: {goal['goal']}")
 
 
-def _given(arguments: argparse.Namespace) -> list[Contender]:
-    found = []
-    for name in ("plain", "enhanced"):
-        if (text := getattr(arguments, name)) is not None:
-            target = Target.of(text)
-            found.append(Contender(name, target, {"vllm": target.pid} if target.pid else {}, target))
-    return found
-
-
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--standard", action="store_true", help="about five minutes; the default")
@@ -361,7 +351,7 @@ def main() -> None:
         install_litellm(litellm)
     before = machine()
     with ExitStack() as stack:
-        contenders = _given(arguments)
+        contenders = given(arguments.plain, arguments.enhanced)
         if not contenders:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             servers = started(

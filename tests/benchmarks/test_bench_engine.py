@@ -46,3 +46,21 @@ def test_soak(enhance_server: ServerProcess) -> None:
     assert found["answered"] > 50
     assert found["sources"]["hit"] > 0
     assert found["leaks"]["mib_per_minute"] is None or found["curve"]
+
+
+def test_bench_serve(enhance_server: ServerProcess) -> None:
+    # The same server stands for both: what matters here is that vLLM's load generator is started and read right.
+    url = enhance_server.base_url
+    found = run_script("bench_serve.py", "--quick", "--plain", url, "--enhanced", url)
+    assert set(found["loads"]) == {"sixteen callers", "by the clock"}
+    throughput = found["loads"]["sixteen callers"]["output_throughput"]
+    assert throughput["plain"] > 0
+    assert throughput["ratio"] == throughput["enhanced"] / throughput["plain"]
+
+
+def test_request_cost(tmp_path: Path) -> None:
+    found = run_script("request_cost.py", "--quick", "--hooks", "cache")
+    assert found["sources"]["engine|"] > 20
+    assert found["sources"]["memory|"] >= 60
+    assert [goal["kind"] for goal in found["goals"]] == ["at most"] * 2
+    assert found["hit_ms"]["streamed, 1 token a chunk"]["outputs"] == 500

@@ -1,0 +1,145 @@
+"""vLLM's own ``vllm bench serve`` against plain vLLM and vLLM with --enhance, on prompts that never repeat.
+
+    python benchmarks/bench_serve.py --out benchmarks/results/bench_serve.json
+
+What a cache costs those for whom it never hits. Both servers run at once and are asked in turns, so that whatever else
+the machine does hits both; each round has random prompts of its own. Two loads: as fast as sixteen callers can go
+(throughput counts), and requests by the clock at a rate that the machine bears easily (time to the first token counts).
+The ratios are medians over rounds of enhanced against plain within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import CACHE, finish, machine, median, options, say
+from contenders import Contender, given, model_directory, started
+
+LIMIT = 0.97
+"""A ratio from here on is within the noise of two cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One way to ask: arguments for ``vllm bench serve``, and what of its result is compared.
+
+    Attributes:
+        compared: names in its JSON result; those in ``lower_is_better`` are turned round.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    compared: tuple[str, ...]
+
+
+LOADS = (
+    Load("sixteen callers", ("--max-concurrency", "16"), ("output_throughput", "median_ttft_ms", "median_tpot_ms")),
+    Load("by the clock", ("--request-rate", "8"), ("median_ttft_ms", "median_tpot_ms")),
+)
+LOWER_IS_BETTER = frozenset({"median_ttft_ms", "median_tpot_ms"})
+
+
+def ask(contender: Contender, load: Load, seed: int, arguments: argparse.Namespace, model: str, folder: Path) -> Any:
+    """One run of ``vllm bench serve``; its JSON result."""
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve"),
+        *("--base-url", contender.target.url, "--model", "tiny", "--tokenizer", model),
+        *("--dataset-name", "random", "--random-input-len", str(arguments.input_tokens)),
+        *("--random-output-len", str(arguments.output_tokens), "--num-prompts", str(arguments.prompts)),
+        *("--ignore-eos", "--seed", str(seed), "--disable-tqdm", "--num-warmups", "8"),
+        *("--save-result", "--result-dir", str(folder), "--result-filename", "result.json"),
+        *load.arguments,
+    ]
+    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
+    if done.returncode:
+        raise RuntimeError(f"vllm bench serve failed:\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}")
+    result = json.loads((folder / "result.json").read_text("utf-8"))
+    if result["completed"] != arguments.prompts:
+        raise RuntimeError(f"{contender.name}: {result['completed']} of {arguments.prompts} requests succeeded")
+    return result
+
+
+def compare(load: Load, rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Medians of each contender, and of the ratios within rounds (more than 1: enhanced is better)."""
+    found: dict[str, Any] = {"rounds": len(rounds)}
+    for name in load.compared:
+        ratios = [
+            each["plain"][name] / each["enhanced"][name]
+            if name in LOWER_IS_BETTER
+            else each["enhanced"][name] / each["plain"][name]
+            for each in rounds
+        ]
+        found[name] = {
+            "plain": median(each["plain"][name] for each in rounds),
+            "enhanced": median(each["enhanced"][name] for each in rounds),
+            "ratio": median(ratios),
+            "ratio_spread": [min(ratios), max(ratios)],
+        }
+    return found
+
+
+def run(contenders: Sequence[Contender], arguments: argparse.Namespace, model: str, folder: Path) -> dict[str, Any]:
+    """All rounds of all loads."""
+    seeds = iter(range(1, 1_000_000))
+    rounds: dict[str, list[dict[str, dict[str, float]]]] = {load.name: [] for load in LOADS}
+    for number in range(arguments.rounds):
+        for load in LOADS:
+            say(f"round {number + 1} of {arguments.rounds}, {load.name}")
+            order = contenders if number % 2 else tuple(reversed(contenders))
+            results = {each.name: ask(each, load, next(seeds), arguments, model, folder) for each in order}
+            rounds[load.name].append(results)
+    return {load.name: compare(load, rounds[load.name]) for load in LOADS}
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--prompts", type=int, default=160, help="a run")
+    parser.add_argument("--input-tokens", type=int, default=256)
+    parser.add_argument("--output-tokens", type=int, default=64)
+    parser.add_argument("--model", help="directory or name; a tiny model made on the spot by default")
+    parser.add_argument("--plain", metavar="URL", help="a running server instead of one of our own")
+    parser.add_argument("--enhanced", metavar="URL", help="likewise")
+    parser.add_argument("--enhance-args", default="--enhance", help="arguments of the enhanced server")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.prompts, arguments.output_tokens = 1, 16, 8
+    before, model = machine(), model_directory(arguments.model, CACHE)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        running = given(arguments.plain, arguments.enhanced)
+        servers = (
+            started(model, folder, enhance=arguments.enhance_args.split()) if not running else nullcontext(running)
+        )
+        with servers as contenders:
+            loads = run(contenders, arguments, model, folder)
+    goals = [
+        {
+            "goal": f"{load}: {name}, enhanced against plain",
+            "limit": LIMIT,
+            "kind": "at least",
+            "measured": figures["ratio"],
+            "met": figures["ratio"] >= LIMIT,
+        }
+        for load, found in loads.items()
+        for name, figures in found.items()
+        if name != "rounds"
+    ]
+    sizes = {"prompts": arguments.prompts, "input_tokens": arguments.input_tokens,
+             "output_tokens": arguments.output_tokens}  # fmt: skip
+    finish("bench_serve", {**sizes, "loads": loads, "goals": goals}, out=arguments.out, before=before)
+
+
+if __name__ == "__main__":
+    main()
