@@ -10,7 +10,7 @@ from vllm_enhance.explain import ExplainLog
 
 __all__ = ["HEAD", "nearest_request"]
 
-HEAD = 512
+HEAD = 256
 """Tokens of each prompt that are remembered, to tell where two prompts part."""
 
 
