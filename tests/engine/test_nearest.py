@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
 from vllm_enhance.engine.nearest import HEAD, nearest_request
 from vllm_enhance.explain import ExplainLog
@@ -21,7 +22,7 @@ class Params(msgspec.Struct):
 def remembered(*requests: dict[str, Any]) -> ExplainLog:
     log = ExplainLog(100)
     for at, request in enumerate(requests):
-        parts = [(name, request.get(name, b"same")) for name in ("tenant", "prompt", "sampling")]
+        parts = [(name, request.get(name, b"same")) for name in ("tenant", "salt", "lora", "prompt", "sampling")]
         log.write(
             f"r{at}", at=float(at), parts=parts, params=request.get("params", Params()), head=request.get("head", [1])
         )
@@ -62,11 +63,21 @@ def test_of_different_prompts_the_one_that_goes_along_longest() -> None:
 
 def test_fewer_parts_win_over_a_longer_way_together() -> None:
     log = remembered(
-        {"prompt": b"a", "tenant": b"t", "head": [1, 2, 3]}, {"prompt": b"b", "head": [9]}, {"head": [1, 2, 3, 4]}
+        {"prompt": b"a", "lora": b"l", "head": [1, 2, 3]}, {"prompt": b"b", "head": [9]}, {"head": [1, 2, 3, 4]}
     )
     found = nearest(log, "r2")
     assert found is not None
     assert (found["request_id"], found["differs_in"]) == ("r1", ["prompt"])
+
+
+@pytest.mark.parametrize("part", ["tenant", "salt"])
+def test_nothing_is_told_of_others_requests(part: str) -> None:
+    """Else a caller could guess another's prompt token by token."""
+    log = remembered({part: b"another", "head": [1, 2, 3]}, {"head": [1, 2, 3]}, {part: b"another", "head": [1, 2]})
+    assert nearest(log, "r1") is None
+    found = nearest(log, "r2")
+    assert found is not None
+    assert found["request_id"] == "r0"
 
 
 def test_prompts_that_part_after_what_is_remembered() -> None:

@@ -1,4 +1,8 @@
-"""Which earlier request came nearest to one that missed, and what made the difference."""
+"""Which earlier request came nearest to one that missed, and what made the difference.
+
+Only requests of the same tenant and salt are compared: whoever could learn how far a guess goes along with another's
+prompt could find that prompt out, token by token.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,9 @@ __all__ = ["HEAD", "nearest_request"]
 
 HEAD = 256
 """Tokens of each prompt that are remembered, to tell where two prompts part."""
+
+PRIVATE = ("tenant", "salt")
+"""Parts of the key that keep callers apart."""
 
 
 def nearest_request(log: ExplainLog, entry: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -31,6 +38,8 @@ def nearest_request(log: ExplainLog, entry: Mapping[str, Any]) -> dict[str, Any]
     for other in log.recent(len(log)):
         # What came later cannot have answered, and what was read in the same moment hardly.
         if not other.get("parts") or other["at"] >= entry["at"] or other["request_id"] == entry["request_id"]:
+            continue
+        if any(entry["parts"].get(name) != other["parts"].get(name) for name in PRIVATE):
             continue
         differs = _differing(entry["parts"], other["parts"])
         if best is not None and len(differs) > best[0][0]:
