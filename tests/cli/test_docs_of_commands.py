@@ -43,7 +43,9 @@ def test_commands_and_options_in_the_docs_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", ["operating.md", "tuning.md"])
 def test_flags_in_the_operators_pages_exist(page: str) -> None:
-    declared = {setting.flag for setting in load_plugins(["cache", "nlp", "similarity", "traffic-log"]).settings_table()}
+    declared = {
+        setting.flag for setting in load_plugins(["cache", "nlp", "similarity", "traffic-log"]).settings_table()
+    }
     named = set(re.findall(r"--enhance-[a-z-]+[a-z]", (ROOT / "docs" / page).read_text(encoding="utf-8")))
     assert named
     assert named <= declared
