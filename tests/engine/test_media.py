@@ -149,7 +149,6 @@ def test_what_the_client_says_about_processing_is_part_of_the_key(tiny_vision_mo
         ({"mm_processor_kwargs": {"do_normalize": False}}, False),
         ({"media_io_kwargs": {"image": {"image_mode": None}}}, False),
         (OFF, True),
-        ({"limit_mm_per_prompt": {"image": 2}}, True),
     ],
 )
 def test_how_the_server_processes_images_is_part_of_the_model(
