@@ -83,18 +83,16 @@ def worlds() -> list[World]:
     """Every combination."""
     from vllm import SamplingParams
 
-    found = []
     sampled = [SamplingParams(**fields) for fields in SAMPLING]
-    for number, parts in enumerate(itertools.product(IDENTITIES, EPOCHS, TENANTS, SALTS, ADAPTERS, FRAMES, sampled)):
-        found.append(World(f"world {number}", parts[2], parts[:6], parts[6]))
-    return found
+    every = itertools.product(IDENTITIES, EPOCHS, TENANTS, SALTS, ADAPTERS, FRAMES, range(len(SAMPLING)))
+    return [World(f"world {number}", parts[2], parts, sampled[parts[6]]) for number, parts in enumerate(every)]
 
 
 def key_of(world: World, text: str) -> Any:
     """The engine's key of one request."""
     from vllm_enhance.engine.key import request_key
 
-    identity, epoch, tenant, salt, lora, _ = world.parts
+    identity, epoch, tenant, salt, lora, _, _ = world.parts
     prompt: dict[str, Any] = {"type": "token", "prompt_token_ids": list(text.encode())}
     if salt is not None:
         prompt["cache_salt"] = salt
@@ -150,6 +148,8 @@ class Trials:
         self.sides = sides
         self.dice = dice
         self.worlds = worlds()
+        self.by_parts = {world.parts: world for world in self.worlds}
+        self.base = self.worlds[0]
         self.texts = [form.format(word) for form in FORMS for word in WORDS]
         self.tally = Tally()
         self.births = itertools.count(1)
@@ -161,8 +161,7 @@ class Trials:
         from vllm_enhance.types import Outcome, Question, RequestContext, Source
 
         dice, tally = self.dice, self.tally
-        # Few worlds at a time, or none would ever be asked twice; all of them in the end.
-        world = self.worlds[(dice.randrange(24) + tally.trials // 400) * 97 % len(self.worlds)]
+        world = self.near(self.base)
         text, side = dice.choice(self.texts), dice.randrange(2)
         key = key_of(world, text)
         question = Question(text, key.partition(*world.parts[5]))
@@ -185,6 +184,14 @@ class Trials:
             record = self._record(f"{world.label}|{world.tenant.hex()}|{next(self.births)}")
             await self.sides[side].similarity.post_output(request, record, Outcome(Source.ENGINE, storable=True))
             tally.stored += 1
+
+    def near(self, base: World) -> World:
+        """A world that differs from ``base`` in one part at most: what a partition might leave out shows there."""
+        place = self.dice.randrange(len(base.parts) + 1)
+        if place == len(base.parts):
+            return base
+        part = self.dice.choice((IDENTITIES, EPOCHS, TENANTS, SALTS, ADAPTERS, FRAMES, range(len(SAMPLING)))[place])
+        return self.by_parts[(*base.parts[:place], part, *base.parts[place + 1 :])]
 
     def _check(self, world: World, answer: str, floor: int) -> None:
         label, tenant, birth = answer.split("|")
@@ -230,6 +237,8 @@ async def measured(arguments: Any) -> dict[str, Any]:
     partitions = {key_of(world, "x").partition(*world.parts[5]) for world in trials.worlds}
     started, told = time.monotonic(), time.monotonic()
     while trials.tally.trials < arguments.trials:
+        if trials.tally.trials % 320 < AT_ONCE:  # few worlds at a time, or none would ever be asked twice
+            trials.base = trials.dice.choice(trials.worlds)
         await asyncio.gather(*(trials.one() for _ in range(AT_ONCE)))
         if trials.tally.trials % 1600 < AT_ONCE:
             await trials.flush()
