@@ -121,7 +121,14 @@ class Peer(Bench):
 
 @asynccontextmanager
 async def peer(
-    minilm: str, url: str, *, identity: bytes = b"i" * 16, key: str = "", joins: bool = True, **options: Any
+    minilm: str,
+    url: str,
+    *,
+    identity: bytes = b"i" * 16,
+    key: str = "",
+    joins: bool = True,
+    api_process: tuple[int, int] = (0, 1),
+    **options: Any,
 ) -> AsyncIterator[Peer]:
     """A process on the store that ``url`` names, once it shares."""
     table = SettingsTable((*CORE_SETTINGS, *CACHE_SETTINGS, *SETTINGS))
@@ -131,6 +138,7 @@ async def peer(
         settings=Settings(table, {"store": url, "store-key": key}, {}),
         metrics=Metrics(registry=CollectorRegistry()),
         identity=identity,
+        api_process=api_process,
     )
     await hook.startup(context)  # before the cache, as the dispatcher does it
     await cache.startup(context)

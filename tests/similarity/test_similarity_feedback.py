@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from similarity_support import Peer, peer
 from vllm_enhance_similarity.corrections import Correction, Corrections
 
-from vllm_enhance.types import RequestContext
+from vllm_enhance.types import InvalidationScope, RequestContext
 
 STORED = "How do I open a savings account?"
 ASKED = "How can I open an account?"
@@ -135,6 +137,29 @@ async def test_feedback_at_a_process_that_did_not_serve_reaches_the_one_that_did
         for here in (one, two):
             await here.wait(lambda here=here: here.hook.stats()["corrections"] == 1)
             assert await here.ask(NEAR_ASKED) is None
+
+
+async def test_processes_of_one_host_without_a_store_share_what_to_forget_and_what_was_wrong(
+    minilm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def process(index: int) -> Any:
+        return peer(minilm, "memory://", api_process=(index, 2), similarity_threshold=0.6)
+
+    async with process(0) as one, process(1) as two:
+        assert "on this host" in one.hook.health()[0].detail
+        for here in (one, two):
+            await here.generate(STORED, "Like this.")
+        request = await hit(one)
+        assert await one.mark(request, "wrong") == 1
+        await two.gets(NEAR_ASKED, None)
+        assert await two.ask(NEAR_STORED) == "Like this."
+        await one.generate("Who wrote Emma?", "Austen.")
+        await asyncio.sleep(0.7)
+        assert await two.ask("Who wrote Emma?") is None, "answers stay in the process"
+        await one.forget(InvalidationScope("all"))
+        await two.gets(NEAR_STORED, None)
 
 
 async def test_corrections_survive_a_restart_without_a_store(minilm: str, tmp_path: Path) -> None:
