@@ -60,7 +60,7 @@ def test_one_row_for_each_request_repeats_included(minilm: str, tmp_path: Path) 
         ("v.npz", None, "", "is wanted"),
         ("v.npz", b"no archive", "", "holds no embeddings"),
         ("v.npy", b"no array", "", "holds no embeddings"),
-        ("v.npz", "made by another", "here/other-model", "of some-model, not of other-model"),
+        ("v.npz", "made by another", "here/other-model", "of some-model, not of here/other-model"),
     ],
 )
 def test_files_that_do_not_fit_are_told(
