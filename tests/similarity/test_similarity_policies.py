@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from vllm_enhance_similarity.policies.acceptance import AuditTally, acceptance_level, gamma_quantile
+from vllm_enhance_similarity.policies.acceptance import AuditTally, Evidence, acceptance_level, gamma_quantile
 from vllm_enhance_similarity.policies.base import Neighbour
 from vllm_enhance_similarity.policies.bounded import BoundedParameters, BoundedPolicy
 from vllm_enhance_similarity.policies.features import FEATURES, feature_row, take_vote
+from vllm_enhance_similarity.policies.learner import learn
 from vllm_enhance_similarity.policies.ledger import ErrorLedger
 from vllm_enhance_similarity.policies.logistic import fit_logistic
 from vllm_enhance_similarity.policies.noise import JudgeNoise
@@ -95,6 +96,34 @@ class TestMathematics:
         assert acceptance_level(errors, 100, 0.000001, 1.0) < 0
         assert acceptance_level(errors, 100, 1.0, 1.0) == pytest.approx(0.5)
         assert acceptance_level(np.array([]), 100, 1.0, 1.0) < 0
+
+    def test_evidence_that_the_model_promises_too_much_lowers_the_level(self) -> None:
+        errors = np.full(1000, 0.01)
+        as_predicted = Evidence.of(errors, (np.arange(1000) % 100 == 0).astype(float), np.ones(1000))
+        worse = Evidence.of(errors, (np.arange(1000) % 25 == 0).astype(float), np.ones(1000))
+        assert as_predicted.support == 990
+        assert float(as_predicted.drift(np.array([0.01]))[0]) == pytest.approx(1.0)
+        assert float(worse.drift(np.array([0.01]))[0]) == pytest.approx(43 / 13)
+        assert float(worse.drift(np.array([0.001]))[0]) == 1.0  # no rows there: nothing is known
+        cases = np.linspace(0.0, 0.02, 200)
+        levels = [acceptance_level(cases, 1000, 0.001, 1.0, evidence) for evidence in (None, as_predicted, worse)]
+        assert levels[0] == pytest.approx(levels[1], abs=2e-4)
+        assert levels[2] < levels[1]
+
+    @pytest.mark.parametrize("share", [0.0, 0.06])
+    def test_what_looks_sure_and_is_wrong_is_learned_as_a_share(self, share: float) -> None:
+        dice = np.random.default_rng(2)
+        rows = dice.normal(size=(6000, 2))
+        truth = dice.random(6000) < 1 / (1 + np.exp(-4 * rows[:, 0]))
+        same = np.where(dice.random(6000) < share, False, truth).astype(float)
+        fit = learn(rows, same, np.ones(6000), noise=(0.0, 0.0), ridge=5.0, start=None)
+        for _ in range(3):  # as the policy does: each fit starts from the one before
+            assert fit is not None
+            fit = learn(rows, same, np.ones(6000), noise=(0.0, 0.0), ridge=5.0, start=fit.model)
+        assert fit is not None
+        assert fit.model.outliers == pytest.approx(share, abs=0.02)
+        sure = rows[:, 0] > 2.0
+        assert float(1 - fit.model.probability(rows[sure]).mean()) == pytest.approx(1 - same[sure].mean(), abs=0.02)
 
     def test_logistic_finds_the_slope_and_noise_modelling_restores_it(self) -> None:
         dice = np.random.default_rng(1)

@@ -2,13 +2,14 @@
 
 Terms: a case's `error` is the model's probability that reuse is wrong. Reusing every case up to a level costs the sum
 of those errors over the requests of a window; `drift` is the ratio of wrongs that audits saw to wrongs that the model
-had predicted for them, a Gamma posterior with a prior around one.
+had predicted for them, a Gamma posterior with a prior around one. Audits are few; verdicts on misses are many and tell
+the same ratio for rows that the model was not fitted to (`Evidence`). The less favourable of the two counts.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["AuditTally", "acceptance_level", "gamma_quantile"]
+__all__ = ["AuditTally", "Evidence", "acceptance_level", "gamma_quantile"]
 
+_EVIDENCE_PRIOR = 3.0  # predicted wrongs that the belief "held-out rows turn out as predicted" is worth
 _Z80, _Z95 = 0.8416, 1.6449
 
 
@@ -86,14 +88,45 @@ class AuditTally(msgspec.Struct):
         return self.observed / self.weight, min(1.0, upper)
 
 
-def acceptance_level(errors: NDArray[np.float64], requests: int, budget: float, drift: float) -> float:
-    """The highest error that may be accepted, so that the window's accepted errors times `drift` stay within `budget`.
+class Evidence(NamedTuple):
+    """Rows that a model was not fitted to, by rising predicted error, with running sums up to each of them.
+
+    `support` is how many of the rows were the same: what there is to know about answers that may be reused.
+    """
+
+    errors: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    observed: NDArray[np.float64]
+    support: float
+
+    @classmethod
+    def of(cls, errors: NDArray[np.float64], wrong: NDArray[np.float64], weights: NDArray[np.float64]) -> Evidence:
+        """From predicted errors, wrongs in [0, 1] and weights, each of shape (n,), in any order."""
+        order = np.argsort(errors)
+        sums = [np.concatenate([[0.0], np.cumsum((weights * each)[order])]) for each in (errors, wrong)]
+        return cls(errors[order], sums[0], sums[1], float(len(wrong) - wrong.sum()))
+
+    def drift(self, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Observed over predicted wrongs among the rows up to each level, pulled towards one."""
+        upto = np.searchsorted(self.errors, levels, side="right")
+        return np.asarray((_EVIDENCE_PRIOR + self.observed[upto]) / (_EVIDENCE_PRIOR + self.predicted[upto]))
+
+
+def acceptance_level(
+    errors: NDArray[np.float64],
+    requests: int,
+    budget: float,
+    drift: float,
+    evidence: Evidence | None = None,
+) -> float:
+    """The highest error that may be accepted, so that the window's accepted errors times the drift stay within budget.
 
     Args:
         errors: predicted errors of the window's cases, any order.
         requests: requests in the window; those without a case cost nothing.
         budget: tolerated wrong answers per request.
-        drift: correction of predicted errors.
+        drift: correction of predicted errors, at least.
+        evidence: where the model did worse than that, its own drift at that level counts.
 
     Returns:
         a level; accept `error <= level`. Negative when nothing may be accepted.
@@ -101,8 +134,6 @@ def acceptance_level(errors: NDArray[np.float64], requests: int, budget: float, 
     if not len(errors):
         return -1.0
     ordered = np.sort(errors)
-    spent = np.cumsum(ordered) * drift
-    within = int(np.searchsorted(spent, budget * requests, side="right"))
-    if within == 0:
-        return -1.0
-    return float(ordered[within - 1])
+    ratio = drift if evidence is None else np.maximum(drift, evidence.drift(ordered))
+    within = np.flatnonzero(np.cumsum(ordered) * ratio <= budget * requests)
+    return float(ordered[within[-1]]) if len(within) else -1.0

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from vllm_enhance_similarity.policies.base import Neighbour
     from vllm_enhance_similarity.policies.features import Vote
+    from vllm_enhance_similarity.policies.learner import Fit
     from vllm_enhance_similarity.policies.logistic import LogisticModel
 
 __all__ = ["BoundedParameters", "BoundedPolicy"]
@@ -47,30 +48,34 @@ class BoundedParameters(msgspec.Struct, frozen=True):
 
     Attributes:
         max_error: tolerated wrong reuses per request.
-        audit_share: mean share of would-be hits that is generated all the same at a bound of 1%; less above, by the
-            square root. Doubtful ones are audited more often.
+        aim: share of the bound that is aimed at; the rest is for what estimates miss.
+        audit_share: mean share of would-be hits that is generated all the same at a bound of 1%; less above, where
+            each audit finds more. Doubtful ones are audited more often.
         cold_similarity: what a reuse needs before the first fit, besides no hint from any guard.
         min_labels: verdicts before the first fit.
-        ramp: verdicts after which half of the bound may be spent; the bound is approached as labels / (labels + ramp).
+        ramp: "same" verdicts after which half of the bound may be spent; with n of them n / (n + ramp) of it.
         label_window: verdicts kept for fitting.
         request_window: recent requests over which the acceptance level is set.
         ledger_window: requests over which the bound is accounted.
         catch_up: at most this multiple of the bound is spent to use up what strict times left.
-        refit_every: verdicts between fits.
+        catch_up_over: requests over which that is spread.
+        refit_every: verdicts between fits; fewer while there are few, a quarter of those there are.
         ridge: penalty of the fit.
         audit_prior: predicted wrongs that the belief "the model is right about itself" is worth.
         audit_label_weight: cap on an audit's weight in the fit; in the tally its weight is whole.
     """
 
     max_error: float = 0.01
+    aim: float = 0.97
     audit_share: float = 0.03
     cold_similarity: float = 0.995
-    min_labels: int = 200
-    ramp: int = 800
+    min_labels: int = 100
+    ramp: int = 150
     label_window: int = 8000
     request_window: int = 8000
     ledger_window: int = 20_000
     catch_up: float = 1.3
+    catch_up_over: int = 4000
     refit_every: int = 250
     ridge: float = 5.0
     audit_prior: float = 20.0
@@ -90,6 +95,7 @@ class BoundedPolicy:
         self._lock = threading.Lock()
         self._model: LogisticModel | None = None
         self._level = -1.0
+        self._evident_drift = 1.0
         self._labels: deque[Label] = deque(maxlen=self.parameters.label_window)
         self._cases: deque[tuple[float, ...] | None] = deque(maxlen=self.parameters.request_window)
         self._new_labels = 0
@@ -121,7 +127,8 @@ class BoundedPolicy:
         if draw < share:
             return PolicyDecision("audit", "audit", vote.choice, error, level, 1.0 / share, features)
         with self._lock:
-            self._ledger.reuse(min(1.0, error * self._tally.drift(self.parameters.audit_prior)))
+            drift = max(self._evident_drift, self._tally.drift(self.parameters.audit_prior))
+            self._ledger.reuse(min(1.0, error * drift))
         return PolicyDecision("reuse", "accepted", vote.choice, error, level, 1.0 / share, features)
 
     def preview(self, text: str, neighbours: Sequence[Neighbour]) -> Neighbour | None:
@@ -167,7 +174,7 @@ class BoundedPolicy:
 
     def refit_due(self) -> bool:
         """See DecisionPolicy."""
-        every = self.parameters.refit_every if self._model is not None else self.parameters.refit_every // 5
+        every = min(self.parameters.refit_every, max(self.parameters.refit_every // 10, len(self._labels) // 4))
         return self._new_labels >= every and len(self._labels) >= self.parameters.min_labels
 
     def refit(self) -> None:
@@ -178,7 +185,7 @@ class BoundedPolicy:
             noise, start = self.noise.rates, self._model
         if not labels:
             return
-        model = learn(
+        fit = learn(
             np.array([label.features for label in labels]),
             np.array([float(label.same) for label in labels]),
             np.array([label.weight for label in labels]),
@@ -186,10 +193,11 @@ class BoundedPolicy:
             ridge=self.parameters.ridge,
             start=start,
         )
-        if model is not None:
-            level = self._level_for(model, len(labels))
+        if fit is not None:
+            level = self._level_for(fit)
+            evident = float(fit.evidence.drift(np.array([level]))[0])
             with self._lock:
-                self._model, self._level = model, level
+                self._model, self._level, self._evident_drift = fit.model, level, evident
 
     def report(self) -> Mapping[str, Any]:
         """See DecisionPolicy. Error rates are per request over the ledger's window unless they say otherwise."""
@@ -291,21 +299,21 @@ class BoundedPolicy:
         doubt = math.sqrt(error + 0.001)
         self._typical_doubt += (doubt - self._typical_doubt) * 0.01
         # Audits find wrongs in proportion to the bound, so a looser one needs fewer for the same relative precision.
-        mean = self.parameters.audit_share * min(1.0, math.sqrt(0.01 / self.parameters.max_error))
+        mean = self.parameters.audit_share * math.pow(min(1.0, 0.01 / self.parameters.max_error), 0.75)
         return min(0.2, max(mean / 4.0, mean * doubt / self._typical_doubt))
 
-    def _level_for(self, model: LogisticModel, labels: int) -> float:
+    def _level_for(self, fit: Fit) -> float:
+        aim = self.parameters.aim * self.parameters.max_error
         with self._lock:
             requests = len(self._cases)
             cases = [case for case in self._cases if case is not None]
             drift = self._pooled_tally().drift_upper(self.parameters.audit_prior)
-            allowance = self._ledger.allowance(
-                self.parameters.max_error, self.parameters.request_window // 2, self.parameters.catch_up
-            )
+            allowance = self._ledger.allowance(aim, self.parameters.catch_up_over, self.parameters.catch_up)
         if not cases:
             return -1.0
-        budget = self.parameters.max_error * allowance * labels / (labels + self.parameters.ramp)
-        return acceptance_level(1.0 - model.probability(np.array(cases)), requests, budget, drift)
+        support = fit.evidence.support
+        budget = aim * allowance * support / (support + self.parameters.ramp)
+        return acceptance_level(1.0 - fit.model.probability(np.array(cases)), requests, budget, drift, fit.evidence)
 
     def _pooled_tally(self) -> AuditTally:
         return self._tally.pooled(peer.tally for peer in self._peers.values())

@@ -28,11 +28,15 @@ def sigmoid(score: Matrix) -> Matrix:
 
 
 class LogisticModel(NamedTuple):
-    """Coefficients on standardised features; `coefficients[0]` is the intercept."""
+    """Coefficients on standardised features; `coefficients[0]` is the intercept.
+
+    `outliers` is the share of cases that are different although everything says "same": no score is surer than that.
+    """
 
     center: Matrix
     scale: Matrix
     coefficients: Matrix
+    outliers: float = 0.0
 
     def score(self, rows: Matrix) -> Matrix:
         """Log odds of "same" for each row of features, shape (n, d) -> (n,)."""
@@ -40,7 +44,7 @@ class LogisticModel(NamedTuple):
 
     def probability(self, rows: Matrix) -> Matrix:
         """Probability of "same" for each row of features, shape (n, d) -> (n,)."""
-        return sigmoid(self.score(rows))
+        return (1.0 - self.outliers) * sigmoid(self.score(rows))
 
 
 def fit_logistic(

@@ -6,8 +6,9 @@ import msgspec
 
 __all__ = ["JudgeNoise"]
 
-# Before any probe: an error rate of 0.5%, worth a hundred probes.
-_PRIOR_WRONG, _PRIOR_PROBES = 0.5, 100.0
+# Before any probe: an error rate of 0.5%, worth thirty probes. More would deny that a judge errs, and the fit would
+# take its errors for outliers.
+_PRIOR_WRONG, _PRIOR_PROBES = 0.15, 30.0
 
 
 class JudgeNoise(msgspec.Struct):
