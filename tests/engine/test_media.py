@@ -18,7 +18,7 @@ from vllm.sampling_params import SamplingParams
 from vllm_enhance.directives import NO_DIRECTIVES
 from vllm_enhance.engine.admission import Applicant, bypass_reason
 from vllm_enhance.engine.identity import model_identity
-from vllm_enhance.engine.key import request_key
+from vllm_enhance.engine.key import RequestKey, request_key
 from vllm_enhance.engine.media import media_obstacle
 
 OFF: dict[str, Any] = {"mm_processor_cache_gb": 0}
@@ -41,12 +41,15 @@ class Front:
 
     def key(self, color: str, **extra: Any) -> bytes:
         """The exact key of one question about one picture."""
-        prompt = {"prompt_token_ids": [256, 264, 63], "multi_modal_data": {"image": picture(color)}, **extra}
+        return self.named(color, **extra).digest
+
+    def named(self, color: str, question: int = 63, **extra: Any) -> RequestKey:
+        prompt = {"prompt_token_ids": [256, 264, question], "multi_modal_data": {"image": picture(color)}, **extra}
         rendered = self.renderer.process_for_engine(prompt, arrival_time=0.0)
         assert rendered["type"] == "multimodal"
         assert rendered["prompt_token_ids"].count(264) == 4
         identity = model_identity(self.config)
-        return request_key(prompt=rendered, params=SamplingParams(), identity=identity, epoch=b"").digest
+        return request_key(prompt=rendered, params=SamplingParams(), identity=identity, epoch=b"")
 
 
 @contextmanager
@@ -130,6 +133,13 @@ def test_speech_to_text_goes_past_the_cache(speech_model: Path, changes: dict[st
         keys.append(request_key(prompt=prompt, params=SamplingParams(), identity=b"", epoch=b"").digest)
         renderer.shutdown()
     assert keys[0] == keys[1]  # why: two recordings, one name
+
+
+def test_similar_questions_are_looked_for_among_those_about_the_same_picture(tiny_vision_model: Path) -> None:
+    with front(tiny_vision_model, **OFF) as server:
+        red, reworded, blue = server.named("red"), server.named("red", question=64), server.named("blue")
+    assert reworded.digest != red.digest
+    assert reworded.partition(b"frame") == red.partition(b"frame") != blue.partition(b"frame")
 
 
 def test_what_the_client_says_about_processing_is_part_of_the_key(tiny_vision_model: Path) -> None:
