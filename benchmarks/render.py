@@ -176,6 +176,35 @@ def bench_serve(result: Mapping[str, Any]) -> str:
     return f"{sizes}\n\n{table(head, rows)}"
 
 
+def semantic_peers(result: Mapping[str, Any]) -> str:
+    marks = ("p50_ms", "p99_ms", "own_p50_ms", "own_p99_ms")
+    times, room = [], []
+    for size, contenders in result["sizes"].items():
+        for kind in ("hit", "miss", "insert"):
+            for name, each in contenders.items():
+                times.append([size, kind, name, each[kind]["n"], *(number(each[kind][mark]) for mark in marks)])
+        for name, each in contenders.items():
+            memory = f"{number(each['resident_mib_empty'])} → {number(each['resident_mib'])}"
+            room.append([size, name, memory, number(each["disk_mib"]), number(each["fill_per_second"])])
+    found = result["quality"]
+    rates = [
+        [name, f"{each['hit_rate']:.1%}", f"{each['wrong_rate']:.2%}",
+         f"{each['wrong_rate_labelled']:.2%}" if "wrong_rate_labelled" in each else "–"]
+        for name, each in found["rates"].items()
+    ]  # fmt: skip
+    head = ["entries", "question", "cache", "n", "p50 ms", "p99 ms", "own p50 ms", "own p99 ms"]
+    asked = (
+        f"Quality at the largest size ({result['data']}): {found['requests']} questions asked, a right answer is "
+        f"stored for {found['answerable']:.1%} of them."
+    )
+    return "\n\n".join([
+        table(head, times),
+        table(["entries", "cache", "MiB resident, empty → filled", "MiB on disk", "filled, entries/s"], room),
+        asked,
+        table(["cache", "answered", "wrong", "wrong, labelled pairs alone"], rates),
+    ])  # fmt: skip
+
+
 RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "serving": serving,
     "trace": trace,
@@ -183,6 +212,7 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "soak": soak,
     "request_cost": request_cost,
     "bench_serve": bench_serve,
+    "semantic_peers": semantic_peers,
     "gpu": lambda result: f"Model: {result['model']}.\n\n{serving(result)}",
 }
 
