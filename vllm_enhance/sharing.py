@@ -84,6 +84,10 @@ class SharedLog(Protocol):
         """Become the one who holds ``name``, until this process ends; ``False`` while another is, or when unknown."""
         ...
 
+    def holds(self, name: str) -> bool:
+        """Whether a claim still stands: a store that lost its memory has lost it, too."""
+        ...
+
     async def keep(self, name: str, value: bytes, *, ttl: float) -> bool:
         """Keep a value for ``ttl`` seconds in place of an older one; whether that was done."""
         ...

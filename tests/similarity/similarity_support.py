@@ -110,8 +110,8 @@ class Peer(Bench):
         await self.hook.invalidate(scope)  # in the order of the dispatcher
         await self.cache.invalidate(scope)
 
-    async def gets(self, text: str, answer: str | None, seconds: float = 1.0, **more: Any) -> float:
-        """Seconds until asking gives ``answer``."""
+    async def gets(self, text: str, answer: str | None, seconds: float = 10.0, **more: Any) -> float:
+        """Seconds until asking gives ``answer``; patient, for a machine that is busy with other things."""
         started = time.monotonic()
         while (found := await self.ask(text, **more)) != answer:
             assert time.monotonic() - started < seconds, (found, self.hook.stats())

@@ -84,7 +84,7 @@ class ChangeLog:
         self._nbytes = 0
         self._sender: asyncio.Task[None] | None = None
         self._followers: set[asyncio.Task[None]] = set()
-        self._leases: list[Lease] = []
+        self._leases: dict[str, Lease] = {}
         self._throttle = Throttle(60.0)
         self._counts = {"sent": 0, "received": 0, "dropped": 0, "refused": 0}
         self._closed = False
@@ -227,8 +227,12 @@ class ChangeLog:
         except (StoreError, ConfigurationError, TimeoutError, OSError):
             return False
         if lease is not None:
-            self._leases.append(lease)
+            self._leases[name] = lease
         return lease is not None
+
+    def holds(self, name: str) -> bool:
+        lease = self._leases.get(name)
+        return lease is not None and not lease.lost
 
     async def keep(self, name: str, value: bytes, *, ttl: float) -> bool:
         if len(value) > MAX_STATE:
@@ -285,7 +289,7 @@ class ChangeLog:
         for task in list(self._followers):
             task.cancel()
         await asyncio.gather(*self._followers, return_exceptions=True)
-        leases, self._leases = self._leases, []
+        leases, self._leases = list(self._leases.values()), {}
         await asyncio.gather(
             *(asyncio.wait_for(lease.release(), DRAIN_SECONDS) for lease in leases), return_exceptions=True
         )

@@ -83,18 +83,20 @@ class Exchange:
 
         return SharedLearning(self._service, policy, self._shared, tag, BoundedPolicy(policy.parameters).dump())
 
-    async def start(self) -> None:
-        """Listen, and take over what others have learned."""
+    def start(self) -> None:
+        """Listen, and in the background take over what others have learned."""
         self._stops.append(self._shared.follow(self._verdicts_topic, self._hear_verdicts))
         if self._shared.carries_answers:
             self._stops.append(self._shared.follow(self._entries_topic, self._hear_entries))
         if self.learning is not None:
-            await self.learning.open()
+            self.learning.start()
 
     def close(self) -> None:
         """Listen no more."""
-        for stop in (*self._stops, *(self.learning.stops if self.learning is not None else ())):
+        for stop in self._stops:
             stop()
+        if self.learning is not None:
+            self.learning.close()
 
     # ------------------------------------------------------------------ telling
 
@@ -115,7 +117,7 @@ class Exchange:
             np.asarray(vector, dtype=np.float32).tobytes(),
             entry.payload,
         )
-        data, ttl = msgspec.msgpack.encode(message), max(1.0, entry.expires - self._clock())
+        data, ttl = msgspec.msgpack.encode(message), self._service.options.similarity_ttl
         try:
             self._loop.call_soon_threadsafe(lambda: self._shared.publish(self._entries_topic, data, ttl=ttl))
         except RuntimeError:

@@ -8,16 +8,17 @@ copy of some of them.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_enhance.sharing import MAX_STATE
 from vllm_enhance_similarity.policies.bounded import BoundedPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from vllm_enhance.sharing import Message, SharedLog
     from vllm_enhance_similarity.service import SimilarityService
@@ -47,32 +48,63 @@ class SharedLearning:
         self._fresh = fresh
         self._place: int | None = None
         self._kept = b""
-        self.stops: list[Callable[[], None]] = []
+        self._opened = False
+        self._stops: list[Callable[[], None]] = []
+        self._work: asyncio.Task[None] | None = None
         service.learning_is_shared = True
 
     @property
     def place(self) -> int | None:
         return self._place
 
-    async def open(self) -> None:
+    def start(self) -> None:
+        """Begin, in the background: a sick store takes its time."""
+        self._work = asyncio.get_running_loop().create_task(self._safely(self._open()), name="enhance-learned")
+
+    def save_soon(self) -> None:
+        """`save` in the background, unless something is under way."""
+        if self._work is None or self._work.done():
+            self._work = asyncio.get_running_loop().create_task(self._safely(self.save()), name="enhance-learned")
+
+    def close(self) -> None:
+        """End what runs, and listen no more."""
+        for stop in self._stops:
+            stop()
+        if self._work is not None:
+            self._work.cancel()
+
+    @staticmethod
+    async def _safely(work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:  # the next time tries again
+            logger.exception("similarity: what was learned could not be shared")
+
+    async def _open(self) -> None:
         """Claim a place and take over what is in all of them, then hear of changes."""
+        alone = self._has_learned
         states: dict[int, bytes] = {}
         for place in range(PLACES):
             state = await self._recall(place)
             if state is not None:
                 states[place] = state
-            await self._claim(place, empty=state is None)
-        if states and not self._has_learned:
-            own = states.pop(self._place, self._fresh) if self._place is not None else self._fresh
+            await self._claim(place, allowed=state is None or not alone)
+        if states and not alone:
+            own = self._fresh if self._place is None else states.pop(self._place, self._fresh)
             await self._service.run_slow(lambda: self._policy.load(own))
         for place, state in states.items():
             await self._absorb(place, state)
-        self.stops.append(self._shared.follow(self._topic, self._heard))
+        self._stops.append(self._shared.follow(self._topic, self._heard))
+        self._opened = True
 
     async def save(self) -> None:
         """Write the own state, if it has changed, and tell the others."""
+        if not self._opened:
+            return
+        if self._place is not None and not self._shared.holds(self._name(self._place)):
+            self._place, self._kept = None, b""
         for place in range(PLACES if self._place is None else 0):  # the store was away, or all places were taken
-            await self._claim(place, empty=await self._recall(place) is None)
+            await self._claim(place, allowed=await self._recall(place) is None)
         if self._place is None:
             return
         state = await self._service.run_slow(self._policy.dump)
@@ -84,9 +116,9 @@ class SharedLearning:
             self._kept = digest
             self._shared.publish(self._topic, str(self._place).encode(), ttl=3600.0)
 
-    async def _claim(self, place: int, *, empty: bool) -> None:
-        """A process that has learned something already takes an empty place: it cannot go on from two states."""
-        if self._place is None and (empty or not self._has_learned) and await self._shared.claim(self._name(place)):
+    async def _claim(self, place: int, *, allowed: bool) -> None:
+        """Who has learned something already may take an empty place only: nobody can go on from two states."""
+        if self._place is None and allowed and await self._shared.claim(self._name(place)):
             self._place = place
 
     @property

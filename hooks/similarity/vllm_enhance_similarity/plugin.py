@@ -264,7 +264,7 @@ class SimilarityHook:
                 if time.monotonic() - saved >= service.options.similarity_save_every:
                     saved = time.monotonic()
                     await service.save_in_background()
-                    await self._reach.save()
+                    self._reach.save_soon()
             except Exception:  # the next tick tries again
                 logger.exception("similarity: housekeeping failed")
             await asyncio.sleep(_TICK_SECONDS)

@@ -90,7 +90,7 @@ class Reach:
         await _settle(service, self._shared.horizon, restored=True)
         tag = sharing_tag(context.identity, identity)
         self._exchange = Exchange(service, feedback, self._shared, tag, clock=context.clock, count=account.shared)
-        await self._exchange.start()
+        self._exchange.start()
 
     def tell_entry(self, entry: Entry, vector: NDArray[np.float32]) -> None:
         """An entry has been stored here. Called on the matching thread."""
@@ -101,8 +101,13 @@ class Reach:
     def exchange(self) -> Exchange | None:
         return self._exchange
 
+    def save_soon(self) -> None:
+        """Write what the policy has learned to the store, in the background."""
+        if self._exchange is not None and self._exchange.learning is not None:
+            self._exchange.learning.save_soon()
+
     async def save(self) -> None:
-        """Write what the policy has learned to the store."""
+        """The same, now."""
         if self._exchange is not None and self._exchange.learning is not None:
             await self._exchange.learning.save()
 
