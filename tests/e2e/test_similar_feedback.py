@@ -31,6 +31,7 @@ def url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     arguments += ["--enhance-similarity-deadline", "10s", "--enhance-store", f"sqlite://{folder}/store.db"]
     environment = {"HF_HUB_OFFLINE": "1", "ENHANCE_STORE_KEY": "a secret of the test"}
     with ServerProcess(tiny_model, arguments, log=folder / "server.log", env={**os.environ, **environment}) as server:
+        ask(server.base_url, "wake up")  # the first request starts the hooks
         until = time.monotonic() + 120
         while not fetch(f"{server.base_url}/v1/enhance/stats")["hooks"]["similarity"].get("shared"):
             assert time.monotonic() < until, fetch(f"{server.base_url}/v1/enhance/health")
