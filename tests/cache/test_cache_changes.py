@@ -228,3 +228,39 @@ async def test_a_redis_that_hangs_dies_and_comes_back_empty(tmp_path: Path) -> N
             assert one.log.stats()["dropped"] > 0
     finally:
         server.stop()
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+async def test_a_redis_that_takes_nothing_more_is_still_heard(tmp_path: Path, fault: str) -> None:
+    server = RedisServer(tmp_path, "--maxmemory-policy", "noeviction").start()
+    try:
+        async with peers(open_store(server.url), open_store(server.url)) as (one, two):
+            one.log.publish("talk", b"1", ttl=60.0)
+            await two.hears([b"1"])
+            if fault == "full":
+                server.command("CONFIG", "SET", "maxmemory", "1")
+            else:
+                server.command("REPLICAOF", "127.0.0.1", "1")
+                server.command("CONFIG", "SET", "replica-serve-stale-data", "yes")
+            for _ in range(12):
+                one.log.publish("talk", b"lost", ttl=60.0)
+                await asyncio.sleep(0.05)
+            late_heard: list[bytes] = []
+            async with peer(open_store(server.url)) as late:
+                await late.hears([b"1"])
+                late_heard += late.heard
+            assert late_heard == [b"1"]
+            assert one.log.stats()["hearing"] == "closed"
+            assert one.log.stats()["sending"] != "closed"
+            details = [report.detail for report in one.hook.health() if report.component == "store"]
+            assert "messages out stopped" in details[0]
+            server.command("CONFIG", "SET", "maxmemory", "0")
+            server.command("REPLICAOF", "NO", "ONE")
+            deadline = time.monotonic() + 30
+            while b"again" not in two.heard:
+                assert time.monotonic() < deadline, (two.log.stats(), one.log.stats())
+                one.log.publish("talk", b"again", ttl=60.0)
+                await asyncio.sleep(0.25)
+    finally:
+        server.stop()
