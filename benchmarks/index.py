@@ -13,9 +13,11 @@ import argparse
 import json
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import finish, machine
 from vllm_enhance_similarity.index.flat import FlatIndex
 from vllm_enhance_similarity.index.growing import GrowingIndex
 from vllm_enhance_similarity.index.hnsw import HnswIndex, HnswParameters
@@ -90,11 +92,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ef-search", type=int, default=HnswParameters().ef_search)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result here too, as indented JSON")
     return parser.parse_args()
 
 
 def main() -> None:
-    arguments = parse()
+    arguments, before = parse(), machine()
     vectors = make_vectors(arguments)
     stored, queries = vectors[: arguments.size], vectors[arguments.size :]
     parameters = HnswParameters(arguments.m, arguments.ef_construction, arguments.ef_search)
@@ -117,7 +120,7 @@ def main() -> None:
         result["after_churn"] = measure(index, queries)
     backing = index.backing
     result["short_searches"] = backing.short_searches if isinstance(backing, HnswIndex) else 0
-    print(json.dumps(result))
+    finish("index", result, out=arguments.out, before=before)
 
 
 if __name__ == "__main__":

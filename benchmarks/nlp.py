@@ -1,6 +1,6 @@
 """How well and how fast the NLP hook reads questions: prints one JSON object.
 
-    python benchmarks/nlp.py [--split dev|held|all] [--data DIR] [--repeat N] [--misses]
+    python benchmarks/nlp.py [--split dev|held|all] [--data DIR] [--repeat N] [--misses] [--out FILE]
 
 Connectives are matched by surface and sense, clauses and sub-questions by their text with case, outer punctuation and
 list numbers ignored. Precision, recall and F1 are micro-averages over the split. Latency is `analyze` of the questions
@@ -141,9 +141,10 @@ def main() -> None:
     parser.add_argument("--split", choices=("dev", "held", "all"), action="append", help="may be given twice")
     parser.add_argument("--repeat", type=int, default=20, help="passes over the questions for the latency")
     parser.add_argument("--misses", action="store_true", help="list the questions that were read wrongly")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result here too, as indented JSON")
     arguments = parser.parse_args()
     warm()
-    report: dict[str, Any] = {"tasks": {}, "latency": {}, "goals": GOALS}
+    report: dict[str, Any] = {"benchmark": "nlp", "tasks": {}, "latency": {}, "goals": GOALS}
     for language in ("en", "zh"):
         for split in arguments.split or ("dev", "held"):
             items = load(arguments.data, language, split)
@@ -157,6 +158,8 @@ def main() -> None:
             "words_30": latency(thirty_words(everything), arguments.repeat),
         }
     report["machine"] = machine()
+    if arguments.out:
+        arguments.out.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", "utf-8")
     print(json.dumps(report, ensure_ascii=False, indent=1 if arguments.misses else None))
 
 

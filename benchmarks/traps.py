@@ -14,7 +14,6 @@ not those of the guards. The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import CACHE, finish
 from quality import default_model, embed, read_texts
 from trap_tables import ANTONYM_PAIRS, CHINESE, NAMES, PARALLEL, UNIT_PAIRS
 from vllm_enhance_similarity.guards.compare import compare_texts
@@ -280,7 +280,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--embedding-model", default="")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", type=int, default=0, help="print this many pairs of each kind that went wrong")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result here too, as indented JSON")
     return parser.parse_args()
 
 
@@ -292,7 +293,7 @@ def main() -> None:
         for kind, edit in (TRAPS | HARMLESS).items()
     }
     unique = list(dict.fromkeys(text for pairs in made.values() for pair in pairs for text in pair))
-    vectors, model, _ = embed(unique, arguments.embedding_model or default_model(), None)
+    vectors, model, _ = embed(unique, arguments.embedding_model or default_model(), CACHE / "embeddings")
     row = {text: at for at, text in enumerate(unique)}
     results: dict[str, Any] = {}
     for kind, pairs in made.items():
@@ -309,7 +310,8 @@ def main() -> None:
         ]  # fmt: skip
         for pair in wrong[: arguments.show]:
             print("   ", *pair, [one.guard for one in compare_texts(pair[1], pair[0])], sep=" | ")
-    print(json.dumps({"policy": arguments.policy, "embedder": model, "kinds": results}))
+    result = {"policy": arguments.policy, "learned": bool(arguments.state), "kinds": results}
+    finish("traps", result, out=arguments.out, extra_versions={"embedder": model})
 
 
 if __name__ == "__main__":

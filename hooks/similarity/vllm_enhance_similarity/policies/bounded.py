@@ -66,7 +66,7 @@ class BoundedParameters(msgspec.Struct, frozen=True):
     """
 
     max_error: float = 0.01
-    aim: float = 0.97
+    aim: float = 0.92
     audit_share: float = 0.03
     cold_similarity: float = 0.995
     min_labels: int = 100
