@@ -95,7 +95,8 @@ SETTINGS: tuple[Setting, ...] = (
         "similarity-dir",
         "",
         "Directory for the index and for what the policy has learned, over restarts and between the API server "
-        "processes of a host. Unset keeps both in memory. It holds questions and answers as text.",
+        "processes of a host. Unset keeps both in memory, and in --enhance-store if there is one. It holds questions "
+        "and answers as text.",
     ),
     _number("similarity-save-every", "duration", "300s", "How often they are written.", 1, TEN_YEARS),
     _number("similarity-deadline", "duration", "1s", "How long one lookup may take, waiting included.", 0.001, 60),
