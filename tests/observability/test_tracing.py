@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import http.server
 import importlib.util
+import os
 import re
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -70,3 +76,59 @@ def test_names_are_vllms_own() -> None:
     source = (Path(spec.submodule_search_locations[0]) / "tracing" / "utils.py").read_text(encoding="utf-8")
     for name in NAMES.values():
         assert re.search(rf'"{re.escape(name)}"', source), name
+
+
+class Collector(http.server.BaseHTTPRequestHandler):
+    """A collector that remembers what it is sent."""
+
+    received: ClassVar[list[bytes]] = []
+
+    def do_POST(self) -> None:
+        self.received.append(self.rfile.read(int(self.headers["content-length"])))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+AS_IN_A_SERVER = """
+import sys
+from vllm.tracing import init_tracer
+from vllm_enhance.engine.tracing import make_tracer
+tracer = make_tracer(sys.argv[1], __import__("time").time)
+init_tracer("vllm.llm_engine", sys.argv[1])
+tracer.decided({"traceparent": sys.argv[2]}, 0.01, {"request_id": "r1", "source": "memory"})
+"""
+
+
+def test_spans_go_where_vllms_own_tracing_sends_its_spans() -> None:
+    service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        thread = threading.Thread(target=collector.serve_forever)
+        thread.start()
+        try:
+            endpoint = f"http://127.0.0.1:{collector.server_port}/v1/traces"
+            done = subprocess.run(
+                [sys.executable, "-c", AS_IN_A_SERVER, endpoint, PARENT["traceparent"]],
+                env={**os.environ, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "NO_PROXY": "127.0.0.1"},
+                capture_output=True,
+                text=True,
+                timeout=240,
+                check=False,
+            )
+        finally:
+            collector.shutdown()
+            thread.join()
+    assert done.returncode == 0, done.stderr[-2000:]
+    spans = [
+        span
+        for body in Collector.received
+        for each in service.ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in each.scope_spans
+        for span in scope.spans
+    ]
+    assert [span.name for span in spans] == ["vllm_enhance.decide"]
+    assert spans[0].trace_id.hex() == PARENT["traceparent"].split("-")[1]
