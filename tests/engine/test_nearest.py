@@ -80,6 +80,15 @@ def test_nothing_is_told_of_others_requests(part: str) -> None:
     assert found["request_id"] == "r0"
 
 
+def test_the_same_prompt_goes_along_longest_of_all() -> None:
+    log = remembered(
+        {"head": [1, 2, 3]}, {"prompt": b"b", "head": [1, 2, 4]}, {"sampling": b"other", "head": [1, 2, 3]}
+    )
+    found = nearest(log, "r2")
+    assert found is not None
+    assert (found["request_id"], found["differs_in"]) == ("r0", ["sampling"])
+
+
 def test_prompts_that_part_after_what_is_remembered() -> None:
     head = list(range(HEAD))
     log = remembered({"prompt": b"a", "head": head}, {"prompt": b"b", "head": head})

@@ -44,7 +44,9 @@ def nearest_request(log: ExplainLog, entry: Mapping[str, Any]) -> dict[str, Any]
         differs = _differing(entry["parts"], other["parts"])
         if best is not None and len(differs) > best[0][0]:
             continue
-        alike = _alike(head, log.hidden(other["request_id"]).get("head") or ()) if "prompt" in differs else 0
+        # The same prompt goes along to its end, however little of it is remembered.
+        theirs = log.hidden(other["request_id"]).get("head") or ()
+        alike = _alike(head, theirs) if "prompt" in differs else HEAD + 1
         rank = (len(differs), -alike)
         if best is None or rank < best[0]:
             best = (rank, other, differs)
