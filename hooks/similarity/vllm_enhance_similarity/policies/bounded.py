@@ -66,7 +66,7 @@ class BoundedParameters(msgspec.Struct, frozen=True):
     """
 
     max_error: float = 0.01
-    aim: float = 0.92
+    aim: float = 0.94
     audit_share: float = 0.03
     cold_similarity: float = 0.995
     min_labels: int = 100
@@ -299,7 +299,7 @@ class BoundedPolicy:
         doubt = math.sqrt(error + 0.001)
         self._typical_doubt += (doubt - self._typical_doubt) * 0.01
         # Audits find wrongs in proportion to the bound, so a looser one needs fewer for the same relative precision.
-        mean = self.parameters.audit_share * math.pow(min(1.0, 0.01 / self.parameters.max_error), 0.75)
+        mean = self.parameters.audit_share * min(1.0, 0.01 / self.parameters.max_error)
         return min(0.2, max(mean / 4.0, mean * doubt / self._typical_doubt))
 
     def _level_for(self, fit: Fit) -> float:
