@@ -75,6 +75,11 @@ class TestVote:
         assert take_vote([near("a", 0.95, vetoes=("number",))]) is None
         assert take_vote([]) is None
 
+    def test_an_exchanged_name_votes_but_does_not_stand(self) -> None:
+        exchanged = near("a", 0.97, hints=("entity", "substitution"))
+        assert take_vote([exchanged]) is None
+        assert take_vote([near("a", 0.97, hints=("substitution",))]) is not None
+
     def test_a_row_has_the_named_columns_and_is_finite(self) -> None:
         neighbours = [near("a", 1.0), near("b", -0.3, text="")]
         vote = take_vote(neighbours)

@@ -22,6 +22,8 @@ __all__ = ["FEATURES", "Vote", "feature_row", "take_vote"]
 NEIGHBOURS = 8
 _SHARPNESS = 15.0  # weight of a vote: exp(15 * (similarity - nearest similarity))
 
+_EXCHANGED_NAME = frozenset(("entity", "substitution"))
+
 
 class Vote(NamedTuple):
     """The outcome of the neighbours' vote: the answer with the largest weight, and who shall stand for it."""
@@ -37,7 +39,8 @@ class Vote(NamedTuple):
 def take_vote(neighbours: Sequence[Neighbour]) -> Vote | None:
     """Let the nearest neighbours vote. None if there are none, or if guards veto every member of the winning answer.
 
-    The winner is represented by its nearest member without a veto: a vetoed neighbour votes, but is not reused.
+    The winner is represented by its nearest member without a veto: a vetoed neighbour votes, but is not reused. Neither
+    is one that differs by an exchanged name alone, whatever traffic taught: its answer is about something else.
     """
     voters = neighbours[:NEIGHBOURS]
     if not voters:
@@ -48,7 +51,7 @@ def take_vote(neighbours: Sequence[Neighbour]) -> Vote | None:
         weights[voter.group] = weights.get(voter.group, 0.0) + math.exp(_SHARPNESS * (voter.similarity - nearest))
     winner = max(weights, key=lambda group: weights[group])
     members = tuple(voter for voter in voters if voter.group == winner)
-    choice = next((member for member in members if not member.vetoes), None)
+    choice = next((member for member in members if not member.vetoes and not {*member.hints} >= _EXCHANGED_NAME), None)
     if choice is None:
         return None
     total = sum(weights.values())
