@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOOKS = ("cache", "nlp", "similarity")
 
 LAYERS = (
-    {"errors", "types", "directives", "records", "scope", "reasons", "throttle", "explain"},
+    {"errors", "types", "directives", "records", "scope", "reasons", "throttle", "explain", "prometheus"},
     {"hookspecs", "settings", "metrics", "context", "stores", "sharing", "outputs"},
     {"plugins", "dispatch", "assembly"},
     {"engine", "server", "config"},
