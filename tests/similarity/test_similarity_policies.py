@@ -25,6 +25,9 @@ def near(
     return Neighbour(key.encode(), (group or key).encode(), text, similarity, **more)  # type: ignore[arg-type]
 
 
+ASKED = "how do I cook rice"
+
+
 class TestThreshold:
     @pytest.mark.parametrize(("similarity", "action"), [(0.951, "reuse"), (0.949, "miss")])
     def test_plain(self, similarity: float, action: str) -> None:
@@ -63,26 +66,48 @@ class TestThreshold:
 
 class TestVote:
     def test_several_agreeing_outvote_one_nearer(self) -> None:
-        vote = take_vote([near("a", 0.90), *(near(f"b{at}", 0.89, group="b") for at in range(3))])
+        vote = take_vote(ASKED, [near("a", 0.90), *(near(f"b{at}", 0.89, group="b") for at in range(3))])
         assert vote is not None
         assert vote.choice.group == b"b"
         assert vote.margin == pytest.approx(vote.share - (1 - vote.share))
 
     def test_a_vetoed_member_votes_but_does_not_stand(self) -> None:
-        vote = take_vote([near("a", 0.95, group="g", vetoes=("number",)), near("b", 0.9, group="g")])
+        vote = take_vote(ASKED, [near("a", 0.95, group="g", vetoes=("number",)), near("b", 0.9, group="g")])
         assert vote is not None
         assert vote.choice.key == b"b"
-        assert take_vote([near("a", 0.95, vetoes=("number",))]) is None
-        assert take_vote([]) is None
+        assert take_vote(ASKED, [near("a", 0.95, vetoes=("number",))]) is None
+        assert take_vote(ASKED, []) is None
 
     def test_an_exchanged_name_votes_but_does_not_stand(self) -> None:
         exchanged = near("a", 0.97, hints=("entity", "substitution"))
-        assert take_vote([exchanged]) is None
-        assert take_vote([near("a", 0.97, hints=("substitution",))]) is not None
+        alone, beside = take_vote(ASKED, [exchanged]), take_vote(ASKED, [exchanged, near("b", 0.9, group="a")])
+        assert alone is not None
+        assert beside is not None
+        assert not alone.stands
+        assert beside.stands
+        assert beside.choice.key == b"b"
+
+    @pytest.mark.parametrize("hint", ["substitution", "entity", "quoted"])
+    def test_an_exchanged_word_needs_witnesses_that_the_answer_does_not_hang_on_it(self, hint: str) -> None:
+        stored = near("a", 0.97, group="g", text="how do I cook lentils", hints=(hint,))
+        with_the_word = [near(f"w{at}", 0.9, group="g", text=f"cooking lentils {at}") for at in range(3)]
+        without = [near(f"o{at}", 0.9, group="g", text="how do I cook pulses", vetoes=("number",)) for at in range(2)]
+        vetoed = [near(one.key.decode(), 0.9, group="g", text=one.text, vetoes=("number",)) for one in with_the_word]
+        for others, stands in (([], False), (vetoed, False), (without[:1], False), (without, True)):
+            vote = take_vote(ASKED, [stored, *others])
+            assert vote is not None
+            assert vote.choice.key == b"a"
+            assert vote.stands == stands
+
+    def test_another_member_stands_where_the_nearest_may_not(self) -> None:
+        stored = near("a", 0.97, group="g", text="how do I cook lentils", hints=("substitution",))
+        vote = take_vote(ASKED, [stored, near("b", 0.9, group="g", text="cooking rice")])
+        assert vote is not None
+        assert vote.choice.key == b"b"
 
     def test_a_row_has_the_named_columns_and_is_finite(self) -> None:
         neighbours = [near("a", 1.0), near("b", -0.3, text="")]
-        vote = take_vote(neighbours)
+        vote = take_vote(ASKED, neighbours)
         assert vote is not None
         row = feature_row("", neighbours, vote, lambda _: 0.5, lambda _: 0.0)
         assert len(row) == len(FEATURES)
@@ -240,6 +265,17 @@ class TestBounded:
         assert policy.decide("how do I make tea", [near("a", 0.99)], 0.9).action == "miss"
         assert policy.decide("how do I make tea", [near("a", 0.999, hints=("entity",))], 0.9).action == "miss"
         assert policy.decide("how do I make tea", [near("a", 0.999)], 0.9).action == "reuse"
+
+    def test_an_exchanged_word_is_not_reused_but_compared(self) -> None:
+        policy = BoundedPolicy()
+        realised(policy, 3000, 8)
+        neighbour = near("a", 0.999, text="how do I cook lentils", hints=("substitution",))
+        decision = policy.decide(ASKED, [neighbour], 0.9)
+        assert (decision.action, decision.reason, decision.choice) == ("miss", "exchanged", neighbour)
+        assert policy.preview(ASKED, [neighbour]) is None
+        before = policy.report()["labels"]
+        policy.observe(decision, True)
+        assert policy.report()["labels"] == before
 
     def test_a_world_that_turns_bad_is_noticed(self) -> None:
         policy = BoundedPolicy(

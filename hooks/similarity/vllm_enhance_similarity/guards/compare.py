@@ -59,29 +59,29 @@ def _units_differ(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
 
 def _antonyms(one: TextFacts, other: TextFacts, aligned: Alignment) -> bool:
     """A word on one side whose opposite stands on the other, neither on both."""
-    theirs = set(aligned.only_other)
-    for word in aligned.only_one:
-        opposites = lexicon.ANTONYMS.get(word)
-        if opposites and not opposites.isdisjoint(theirs):
-            return True
-        if any(_opposite_by_prefix(word, against) for against in theirs):
-            return True
+    mine, theirs = set(aligned.only_one), set(aligned.only_other)
+    if any(word in lexicon.ANTONYMS and not theirs.isdisjoint(lexicon.ANTONYMS[word]) for word in mine):
+        return True
+    if not theirs.isdisjoint(_without_prefix(mine)) or not mine.isdisjoint(_without_prefix(theirs)):
+        return True
     return one.language == "zh" and _chinese_antonyms(one, other, aligned)
 
 
-def _opposite_by_prefix(word: str, other: str) -> bool:
-    longer, shorter = (word, other) if len(word) > len(other) else (other, word)
-    if len(shorter) < 4 or not longer.endswith(shorter):
-        return False
-    return longer[: len(longer) - len(shorter)] in lexicon.PREFIXES_OF_OPPOSITES
+def _without_prefix(words: set[str]) -> set[str]:
+    """What is left of words that begin like an opposite: "unhealthy" -> "healthy". At least four letters."""
+    prefixes = lexicon.PREFIXES_OF_OPPOSITES
+    candidates = [word for word in words if len(word) > 4 and word.startswith(prefixes)]
+    rests = {word[len(prefix) :] for word in candidates for prefix in prefixes if word.startswith(prefix)}
+    return {rest for rest in rests if len(rest) >= 4}
+
+
+_ANTONYMS_ZH = tuple((word, opposites) for word, opposites in lexicon.ANTONYMS.items() if not word.isascii())
 
 
 def _chinese_antonyms(asked: TextFacts, stored: TextFacts, aligned: Alignment) -> bool:
     """Words are looked for in the whole texts, single characters only where the texts differ."""
     mine, theirs = "".join(asked.tokens), "".join(stored.tokens)
-    for word, opposites in lexicon.ANTONYMS.items():
-        if word.isascii():
-            continue
+    for word, opposites in _ANTONYMS_ZH:
         if len(word) == 1:
             if word in aligned.text_only_one and any(opposite in aligned.text_only_other for opposite in opposites):
                 return True

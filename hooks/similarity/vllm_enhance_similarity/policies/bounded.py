@@ -117,8 +117,10 @@ class BoundedPolicy:
             self._ledger.request()
             self._cases.append(features)
             model, level = self._model, self._level
-        if vote is None or features is None:
+        if vote is None:
             return PolicyDecision("miss", "guard" if neighbours else "no_neighbour")
+        if features is None:  # the verdict joins the answers or keeps them apart; the model has no use for it
+            return PolicyDecision("miss", "exchanged", vote.choice)
         error, accepted = self._weighed(vote, features, model, level)
         if not accepted:
             reason = "learning" if model is None else "uncertain"
@@ -275,9 +277,9 @@ class BoundedPolicy:
         return True
 
     def _described(self, text: str, neighbours: Sequence[Neighbour]) -> tuple[Vote | None, tuple[float, ...] | None]:
-        vote = take_vote(neighbours)
-        if vote is None:
-            return None, None
+        vote = take_vote(text, neighbours)
+        if vote is None or not vote.stands:
+            return vote, None
         return vote, feature_row(text, neighbours, vote, self._terms.rarity, self._record)
 
     def _weighed(

@@ -23,10 +23,15 @@ NEIGHBOURS = 8
 _SHARPNESS = 15.0  # weight of a vote: exp(15 * (similarity - nearest similarity))
 
 _EXCHANGED_NAME = frozenset(("entity", "substitution"))
+_EXCHANGES = frozenset(("entity", "substitution", "quoted"))  # hints of guards that see one thing in another's place
+_WITNESSES = 2
 
 
 class Vote(NamedTuple):
-    """The outcome of the neighbours' vote: the answer with the largest weight, and who shall stand for it."""
+    """The outcome of the neighbours' vote: the answer with the largest weight, and who shall stand for it.
+
+    `stands`: the choice may be reused. If not, comparing its answer is worth while all the same.
+    """
 
     choice: Neighbour
     share: float
@@ -34,13 +39,14 @@ class Vote(NamedTuple):
     members: tuple[Neighbour, ...]
     best_other: float
     groups: int
+    stands: bool = True
 
 
-def take_vote(neighbours: Sequence[Neighbour]) -> Vote | None:
-    """Let the nearest neighbours vote. None if there are none, or if guards veto every member of the winning answer.
+def take_vote(text: str, neighbours: Sequence[Neighbour]) -> Vote | None:
+    """Let the nearest neighbours of `text` vote. None if there are none, or if guards veto every member of the winner.
 
-    The winner is represented by its nearest member without a veto: a vetoed neighbour votes, but is not reused. Neither
-    is one that differs by an exchanged name alone, whatever traffic taught: its answer is about something else.
+    The winner is represented by its nearest member that may stand (see `_may_stand`); the others vote, but are not
+    reused.
     """
     voters = neighbours[:NEIGHBOURS]
     if not voters:
@@ -51,9 +57,11 @@ def take_vote(neighbours: Sequence[Neighbour]) -> Vote | None:
         weights[voter.group] = weights.get(voter.group, 0.0) + math.exp(_SHARPNESS * (voter.similarity - nearest))
     winner = max(weights, key=lambda group: weights[group])
     members = tuple(voter for voter in voters if voter.group == winner)
-    choice = next((member for member in members if not member.vetoes and not {*member.hints} >= _EXCHANGED_NAME), None)
-    if choice is None:
+    free = [member for member in members if not member.vetoes]
+    if not free:
         return None
+    standing = next((member for member in free if _may_stand(text, member, members)), None)
+    choice = standing or free[0]
     total = sum(weights.values())
     second = max((weight for group, weight in weights.items() if group != winner), default=0.0)
     others = [voter.similarity for voter in voters if voter.group != winner]
@@ -64,7 +72,23 @@ def take_vote(neighbours: Sequence[Neighbour]) -> Vote | None:
         members=members,
         best_other=others[0] if others else voters[-1].similarity,
         groups=len(weights),
+        stands=standing is not None,
     )
+
+
+def _may_stand(text: str, member: Neighbour, members: Sequence[Neighbour]) -> bool:
+    """Not when it differs by an exchanged name alone: its answer is about something else, whatever traffic taught.
+
+    Where a word is exchanged, does the answer hang on that word? The embedding does not say, nor does a model of how
+    much is shared. What says so are witnesses: questions that do without the word and have that answer all the same.
+    """
+    if {*member.hints} >= _EXCHANGED_NAME:
+        return False
+    if _EXCHANGES.isdisjoint(member.hints):
+        return True
+    exchanged = read_facts(member.text).bag - read_facts(text).bag
+    witnesses = [each for each in members if not exchanged <= read_facts(each.text).bag]
+    return len(witnesses) >= _WITNESSES
 
 
 FEATURES = (
