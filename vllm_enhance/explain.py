@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vllm_enhance.types import NLP_RESULT, SIMILAR, Annotations
 
-__all__ = ["ExplainLog", "annotations_shown", "top_entries"]
+__all__ = ["ExplainLog", "annotations_shown", "merged_recent", "top_entries"]
 
 HIDDEN = frozenset({"params", "head"})
 """Sampling parameters and the prompt's first tokens: remembered to compare requests with one another, never shown."""
@@ -79,28 +79,53 @@ def top_entries(entries: Iterable[Mapping[str, Any]], count: int) -> list[dict[s
         entries: explanations, newest first; those without a key are left out.
         count: how many keys at most.
     """
+    return _summed((_counted(entry) for entry in entries if entry.get("key")), count)
+
+
+def merged_recent(reports: Sequence[Mapping[str, Any]], limit: int, count: int) -> dict[str, Any]:
+    """What several processes remember, as one: their latest requests, newest first, and the keys asked for most often.
+
+    Args:
+        reports: of each, ``requests``, ``top`` (what :func:`top_entries` gives) and ``remembered``, a count.
+        limit, count: how many requests and how many keys at most.
+    """
+    requests = sorted(
+        (entry for report in reports for entry in report["requests"]), key=lambda entry: -(entry.get("at") or 0.0)
+    )
+    return {
+        "requests": requests[:limit],
+        "top": _summed((top for report in reports for top in report["top"]), count),
+        "remembered": sum(report["remembered"] for report in reports),
+    }
+
+
+def _counted(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What one request adds to the counts of its key."""
+    reused = entry.get("source") in REUSED
+    return {
+        "key": entry["key"],
+        "requests": 1,
+        "reused": int(reused),
+        "saved_tokens": (entry.get("output_tokens") or 0) if reused else 0,
+        "last_at": entry.get("at"),
+        "request_id": entry["request_id"],
+        "model": entry.get("model"),
+        "question": entry.get("question"),
+    }
+
+
+def _summed(counts: Iterable[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Counts by key, the largest first; the rest of each is that of its latest request."""
     found: dict[str, dict[str, Any]] = {}
-    for entry in entries:
-        key = entry.get("key")
-        if not key:
+    for each in counts:
+        top = found.get(each["key"])
+        if top is None:
+            found[each["key"]] = dict(each)
             continue
-        top = found.setdefault(
-            key,
-            {
-                "key": key,
-                "requests": 0,
-                "reused": 0,
-                "saved_tokens": 0,
-                "last_at": entry.get("at"),
-                "request_id": entry["request_id"],
-                "model": entry.get("model"),
-                "question": entry.get("question"),
-            },
-        )
-        top["requests"] += 1
-        if entry.get("source") in REUSED:
-            top["reused"] += 1
-            top["saved_tokens"] += entry.get("output_tokens") or 0
+        sums = {name: top[name] + each[name] for name in ("requests", "reused", "saved_tokens")}
+        if (each["last_at"] or 0.0) > (top["last_at"] or 0.0):
+            top.update(each)
+        top.update(sums)
     return sorted(found.values(), key=lambda top: (-top["requests"], -(top["last_at"] or 0.0)))[:count]
 
 

@@ -98,6 +98,12 @@ CORE_METRICS: tuple[Metric, ...] = (
         ("where",),
     ),
     Metric("vllm_enhance_invalidations", "counter", "Times stored answers were forgotten, by cause.", ("cause",)),
+    Metric(
+        "vllm_enhance_peer_failures",
+        "counter",
+        "Questions between the API server processes of one server that failed, by cause.",
+        ("why",),
+    ),
 )
 
 

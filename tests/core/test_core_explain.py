@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from vllm_enhance.explain import ExplainLog, annotations_shown, top_entries
+from vllm_enhance.explain import ExplainLog, annotations_shown, merged_recent, top_entries
 from vllm_enhance.types import NLP_RESULT, SIMILAR, Annotations, Neighbour
 
 SECRET = "what is wrong with my knee"
@@ -67,3 +67,19 @@ def test_top_entries_count_requests_and_reuse_by_key() -> None:
     assert first["request_id"] == "2"  # the latest
     assert (second["key"], second["reused"]) == ("m", 0)
     assert len(top_entries(log.recent(10), 1)) == 1
+
+
+def test_what_several_processes_remember_is_one_list() -> None:
+    logs = [ExplainLog(10), ExplainLog(10)]
+    for number, key in enumerate("kkmkk"):
+        logs[number % 2].write(str(number), key=key, source="memory", output_tokens=5, at=float(number))
+    reports = [
+        {"requests": log.recent(10), "top": top_entries(log.recent(10), 5), "remembered": len(log)} for log in logs
+    ]
+    merged = merged_recent(reports, 3, 5)
+    assert [entry["request_id"] for entry in merged["requests"]] == ["4", "3", "2"]
+    assert merged["remembered"] == 5
+    both, alone = merged["top"]
+    assert (both["key"], both["requests"], both["saved_tokens"], both["request_id"]) == ("k", 4, 20, "4")
+    assert (alone["key"], alone["requests"]) == ("m", 1)
+    assert len(merged_recent(reports, 3, 1)["top"]) == 1

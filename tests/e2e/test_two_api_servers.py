@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 QUOTA = HERE.parents[1] / "examples" / "quota_hook"
 BAD = ("Raises", "Hangs", "Blocks", "Nonsense", "Unstartable", "Redactor")
 KEY = {"Authorization": "Bearer first"}
+THIRD = {"Authorization": "Bearer third"}
 
 
 def install_quota_hook(folder: Path) -> None:
@@ -38,7 +39,7 @@ def server(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     install_quota_hook(folder / "site")
     hooks = ",".join(["cache", "quota", *(f"bad_hooks:{name}" for name in BAD)])
     arguments = [
-        *("--enhance", "--api-server-count", "2", "--api-key", "first", "second"),
+        *("--enhance", "--api-server-count", "2", "--api-key", "first", "second", "third"),
         *("--enhance-hooks", hooks, "--enhance-hook-deadline", "50ms"),
         *("--enhance-quota-requests-per-minute", "60", "--enhance-coalesce-scope", "shared"),
     ]
@@ -138,6 +139,32 @@ def test_a_flush_through_one_process_reaches_both(server: ServerProcess) -> None
     time.sleep(1.0)
     answers = [ask(server, "flushed").headers["cache-status"] for _ in range(6)]
     assert "hit" not in answers[0]
+
+
+def test_every_process_explains_what_either_has_served(server: ServerProcess) -> None:
+    asked = [ask(server, f"explained {number}", THIRD).json()["id"] for number in range(6)]
+    base = f"{server.base_url}/v1/enhance"
+    for request_id in asked:
+        found = [httpx.get(f"{base}/requests/{request_id}", headers=THIRD, timeout=30) for _ in range(8)]
+        assert {reply.status_code for reply in found} == {200}
+        assert all(reply.json()["request_id"].startswith(request_id) for reply in found)
+    latest = httpx.get(f"{base}/requests", params={"limit": 6}, headers=THIRD, timeout=30).json()["requests"]
+    assert all(entry["request_id"].startswith(each) for entry, each in zip(latest, reversed(asked), strict=True))
+    assert httpx.get(f"{base}/requests/cmpl-unknown", headers=THIRD, timeout=30).status_code == 404
+
+
+def test_a_wrong_answer_is_pinned_in_both(server: ServerProcess) -> None:
+    """Marked through whichever process is reached: about half of them have not served the request."""
+    for number in range(8):
+        answer = ask(server, f"wrong {number}", THIRD)
+        time.sleep(0.3)
+        verdict = {"request_id": answer.json()["id"], "verdict": "wrong"}
+        marked = httpx.post(f"{server.base_url}/v1/enhance/feedback", json=verdict, headers=THIRD, timeout=30)
+        assert marked.status_code == 200, marked.text
+        assert marked.json()["removed"] == 1
+        again = {ask(server, f"wrong {number}", THIRD).headers["cache-status"] for _ in range(3)}
+        assert again == {"vllm-enhance; fwd=bypass; detail=marked_wrong"}
+    assert "vllm_enhance_peer_failures_total{" not in httpx.get(f"{server.base_url}/metrics").text
 
 
 def test_the_quota_hook_refuses_with_429(server: ServerProcess) -> None:

@@ -48,7 +48,7 @@ async def test_a_verdict_over_the_routes_reaches_the_hook_that_served(make_llm: 
         nonlocal asked
         asked += 1
         await collect(llm, greedy(), text, f"r{asked}")
-        found = control.explain(f"r{asked}")
+        found = await control.explain(f"r{asked}")
         assert found is not None
         return str(found["source"])
 

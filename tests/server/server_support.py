@@ -137,10 +137,10 @@ class RecordingControl:
     def config(self) -> Mapping[str, Any]:
         return {"settings": self.settings.shown()}
 
-    def explain(self, request_id: str) -> Mapping[str, Any] | None:
+    async def explain(self, request_id: str) -> Mapping[str, Any] | None:
         return self.answers.get("explain", {}).get(request_id)
 
-    def recent(self, limit: int) -> Mapping[str, Any]:
+    async def recent(self, limit: int) -> Mapping[str, Any]:
         return {"requests": list(self.answers.get("explain", {}).values())[:limit], "top": []}
 
     async def invalidate(self, scope: InvalidationScope) -> Mapping[str, Any]:

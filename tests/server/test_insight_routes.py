@@ -15,7 +15,7 @@ from vllm_enhance.server.series import read_series
 
 
 class Control:
-    def recent(self, limit: int) -> dict[str, Any]:
+    async def recent(self, limit: int) -> dict[str, Any]:
         return {"requests": [{"request_id": str(n)} for n in range(limit)], "top": []}
 
 

@@ -66,13 +66,13 @@ class Books:
             "hooks": await self.dispatcher.gather("stats"),
         }
 
-    def explain(self, request_id: str) -> Mapping[str, Any] | None:
+    async def explain(self, request_id: str) -> Mapping[str, Any] | None:
         found = self.log.read(request_id)
         if found is not None and found.get("source") == "engine":
             found["nearest"] = {"request_id": "chatcmpl-other", "differs_in": ["temperature", "prompt"]}
         return found
 
-    def recent(self, limit: int) -> Mapping[str, Any]:
+    async def recent(self, limit: int) -> Mapping[str, Any]:
         return {"requests": self.log.recent(limit), "top": top_entries(self.log.recent(1000), 20)}
 
     async def invalidate(self, scope: InvalidationScope) -> Mapping[str, Any]:
@@ -80,7 +80,7 @@ class Books:
         return {"removed": sum(counts.values())}
 
     async def feedback(self, request_id: str, verdict: str) -> Mapping[str, Any]:
-        found = self.explain(request_id)
+        found = await self.explain(request_id)
         if found is None:
             raise LookupError(request_id)
         self.verdicts.append((request_id, verdict))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vllm_enhance.engine.nearest import nearest_request
-from vllm_enhance.engine.runtime import Runtime
 from vllm_enhance.engine.state import STATE
-from vllm_enhance.explain import top_entries
+from vllm_enhance.explain import merged_recent, top_entries
 from vllm_enhance.metrics import Metrics
 from vllm_enhance.plugins import PluginSet
 from vllm_enhance.settings import Settings
 from vllm_enhance.types import HealthReport, InvalidationScope, Source
+
+if TYPE_CHECKING:
+    from vllm_enhance.engine.runtime import Runtime
 
 __all__ = ["Control"]
 
@@ -21,6 +24,9 @@ logger = logging.getLogger("vllm_enhance")
 
 MAX_COUNTED = 10_000
 TOP = 20
+VERDICT_DEADLINE = 2.0
+"""Seconds for a verdict in the process that served the request: it may wait for the shared store."""
+
 RANK = {"healthy": 0, "degraded": 1, "unhealthy": 2}
 
 
@@ -112,8 +118,49 @@ class Control:
             "api_process": list(runtime.api_process),
         }
 
-    def explain(self, request_id: str) -> dict[str, Any] | None:
-        """Why a recent request hit or missed; ids as in responses, with or without what vLLM adds to them."""
+    async def explain(self, request_id: str) -> dict[str, Any] | None:
+        """Why a recent request hit or missed, whichever API server process of this server has served it.
+
+        Args:
+            request_id: as in the response, with or without what vLLM adds to it.
+        """
+        return (await self._find(request_id))[1]
+
+    async def recent(self, limit: int) -> dict[str, Any]:
+        """The latest requests, newest first, and the questions asked most often among those remembered.
+
+        Of all API server processes of this server, as far as they answer.
+        """
+        runtime, own = self._runtime, self._recent(limit)
+        answers = await runtime.peers.ask({"ask": "recent", "limit": limit})
+        if answers:
+            try:
+                own |= merged_recent([own, *(answer for _, answer in answers)], limit, TOP)
+            except Exception as error:
+                runtime.peers.failed("nonsense", error)
+        return own
+
+    async def answer(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Answer another API server process of this server, from what this one remembers.
+
+        Raises:
+            ValueError: there is no such question.
+        """
+        match question:
+            case {"ask": "explain", "request_id": str(request_id)}:
+                return self._remembered(request_id) or {}
+            case {"ask": "recent", "limit": int(limit)}:
+                return self._recent(limit)
+            case {"ask": "feedback", "request_id": str(request_id), "verdict": str(verdict)}:
+                entry = self._remembered(request_id)
+                return {} if entry is None else await self._take(entry, verdict)
+            case {"ask": "pin", "key": str(key)}:
+                self._runtime.pins.pin(bytes.fromhex(key))
+                return {}
+        raise ValueError("no such question")
+
+    def _remembered(self, request_id: str) -> dict[str, Any] | None:
+        """A request of this process."""
         log = self._runtime.explain
         found = log.read(request_id)
         if found is None:
@@ -122,8 +169,7 @@ class Control:
             found["nearest"] = nearest_request(log, found)
         return found
 
-    def recent(self, limit: int) -> dict[str, Any]:
-        """The latest requests, newest first, and the questions asked most often among those remembered."""
+    def _recent(self, limit: int) -> dict[str, Any]:
         log = self._runtime.explain
         return {
             "requests": log.recent(limit),
@@ -131,6 +177,19 @@ class Control:
             "remembered": len(log),
             "api_process": list(self._runtime.api_process),
         }
+
+    async def _find(self, request_id: str) -> tuple[Path | None, dict[str, Any] | None]:
+        """A request's explanation, and the other process that has served it, if it was another."""
+        found, peers = self._remembered(request_id), self._runtime.peers
+        if found is None:
+            for peer, answer in await peers.ask({"ask": "explain", "request_id": request_id}):
+                try:
+                    bytes.fromhex(answer.get("key") or "")
+                    if answer["request_id"].startswith(request_id):
+                        return peer, answer
+                except Exception as error:
+                    peers.failed("nonsense", error)
+        return None, found
 
     async def invalidate(self, scope: InvalidationScope) -> dict[str, Any]:
         """Forget what ``scope`` names, in this process' memory and in the shared store."""
@@ -149,17 +208,28 @@ class Control:
     async def feedback(self, request_id: str, verdict: str) -> dict[str, Any]:
         """Take a verdict on an answer: a wrong one is forgotten.
 
+        The process that has served it takes it, for only there hooks know what they answered.
+
         Raises:
             LookupError: no such request is remembered.
         """
-        entry = self.explain(request_id)
+        peer, entry = await self._find(request_id)
         if entry is None:
             raise LookupError(request_id)
+        if peer is not None:
+            question = {"ask": "feedback", "request_id": entry["request_id"], "verdict": verdict}
+            for _, taken in await self._runtime.peers.ask(question, (peer,), VERDICT_DEADLINE):
+                return taken
+            # It hangs or has just ended. Taken here, the verdict still reaches every other process and the store.
+        return await self._take(entry, verdict)
+
+    async def _take(self, entry: Mapping[str, Any], verdict: str) -> dict[str, Any]:
         removed, learned = 0, 0
         if entry.get("key"):
             key = bytes.fromhex(entry["key"])
             if verdict == "wrong":
                 self._runtime.pins.pin(key)
+                await self._runtime.peers.ask({"ask": "pin", "key": entry["key"]})
                 removed = (await self.invalidate(InvalidationScope("key", entry["key"])))["removed"]
             told = await self._runtime.dispatcher.gather("feedback", key=key, verdict=verdict)
             learned = sum(count for count in told.values() if isinstance(count, int))

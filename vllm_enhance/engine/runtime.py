@@ -14,12 +14,14 @@ from vllm_enhance.context import HookContext
 from vllm_enhance.dispatch import Dispatcher
 from vllm_enhance.engine.call import Call
 from vllm_enhance.engine.collector import EnhancedRequestOutputCollector
+from vllm_enhance.engine.control import Control
 from vllm_enhance.engine.epoch import Epoch
 from vllm_enhance.engine.identity import lora_identity, model_identity
 from vllm_enhance.engine.idle import IdleGenerator
 from vllm_enhance.engine.inflight import Generation, InflightTable
 from vllm_enhance.engine.media import media_obstacle
 from vllm_enhance.engine.nearest import HEAD
+from vllm_enhance.engine.peers import Peers
 from vllm_enhance.engine.pins import Pins
 from vllm_enhance.engine.tracing import NO_TRACER, make_tracer
 from vllm_enhance.explain import ExplainLog, annotations_shown
@@ -50,7 +52,7 @@ class Runtime:
     Args:
         client: the ``AsyncLLM`` that it serves.
         settings, plugins, metrics: as resolved at activation.
-        epoch_path: file of the shared epoch; ``None`` for a single process.
+        epoch_path: file of the shared epoch; ``None`` for a single process. The processes ask each other in its folder.
         monotonic, clock: seconds; tests pass their own.
     """
 
@@ -77,6 +79,7 @@ class Runtime:
         self.table = InflightTable()
         self.pins = Pins(float(settings.get("cache-ttl", 3600.0)), monotonic)
         self.explain = ExplainLog(settings["explain-entries"])
+        self.peers = Peers(None if epoch_path is None else epoch_path.parent, api_process, metrics, monotonic)
         self.dispatcher = Dispatcher(plugins.manager, metrics, deadline=settings["hook-deadline"], monotonic=monotonic)
         self.coalesce: bool = settings["coalesce"]
         self.cache_sampled: bool = settings["cache-sampled"]
@@ -137,6 +140,7 @@ class Runtime:
             max_model_len=self.max_model_len,
         )
         await self.dispatcher.startup(context, self.plugins.drop)
+        await self.peers.listen(Control(self).answer)
         self.metrics.gauge("vllm_enhance_enabled", 1)
         table = self.table
         self.metrics.watch("vllm_enhance_inflight_generations", lambda: len(table))
@@ -162,6 +166,7 @@ class Runtime:
         self._open = False
         if self._started:
             self._started = False
+            await self.peers.close()
             await self.dispatcher.shutdown()
             self.metrics.gauge("vllm_enhance_enabled", 0)
             if self._publisher is not None:

@@ -48,11 +48,11 @@ class EngineControl(Protocol):
         """Settings as the operator wrote them, secrets masked; versions; hook packages."""
         ...
 
-    def explain(self, request_id: str) -> Mapping[str, Any] | None:
-        """Why a recent request hit or missed, or ``None`` when it is unknown or forgotten."""
+    async def explain(self, request_id: str) -> Mapping[str, Any] | None:
+        """Why a recent request hit or missed, or ``None`` when no API server process of this server remembers it."""
         ...
 
-    def recent(self, limit: int) -> Mapping[str, Any]:
+    async def recent(self, limit: int) -> Mapping[str, Any]:
         """``requests``: the latest explanations, newest first; ``top``: the keys asked for most often."""
         ...
 

@@ -26,9 +26,9 @@ def build_insight_router() -> APIRouter:
         control: Control,
         limit: Annotated[int, Query(ge=1, le=MAX_RECENT, description="how many requests")] = 50,
     ) -> Any:
-        """The latest requests that the answering API server process remembers, and what was asked most often."""
+        """The latest requests of all API server processes, as remembered, and what was asked most often."""
         try:
-            return JSONResponse(jsonable(present(control).recent(limit)))
+            return JSONResponse(jsonable(await present(control).recent(limit)))
         except Refused as refused:
             return refused.response
 

@@ -149,12 +149,12 @@ def build_router(tenant: TenantRule) -> APIRouter:
     async def explain(request_id: RequestId, control: Control) -> Any:
         """Why a recent request hit or missed."""
         try:
-            found = present(control).explain(request_id)
+            found = await present(control).explain(request_id)
             if found is None:
                 raise Refused(
                     404,
-                    f"no request {request_id[:64]!r} is remembered; each API server process remembers its own last "
-                    "ones (--enhance-explain-entries)",
+                    f"no request {request_id[:64]!r} is remembered; each API server process remembers its last ones "
+                    "(--enhance-explain-entries)",
                 )
             return JSONResponse(jsonable({**found, **_meanings(found)}))
         except Refused as refused:

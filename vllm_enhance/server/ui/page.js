@@ -51,8 +51,8 @@ async function look() {
   remember(series);
   byId("status").textContent = health.status;
   byId("status").className = `badge ${health.status}`;
-  const [index, of] = stats.api_process ?? [0, 1];
-  byId("process").textContent = of > 1 ? `requests below: API process ${index + 1} of ${of}` : "";
+  const [, of] = stats.api_process ?? [0, 1];
+  byId("process").textContent = of > 1 ? `${of} API processes` : "";
   drawTiles(stats, series);
   drawPlots();
   requests.draw(recent.requests);
