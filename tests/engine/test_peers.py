@@ -129,6 +129,7 @@ async def test_every_process_explains_what_any_has_served(three: list[Process]) 
     assert told["nearest"]["request_id"] == "cmpl-1"
     for other in (two, last):
         found = await other.control.explain("cmpl-2-0")
+        assert found is not None
         assert found == json.loads(json.dumps(told))
         assert not {"params", "head"} & found.keys()
         by_the_responses_id = await other.control.explain("cmpl-2")
