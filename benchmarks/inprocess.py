@@ -85,7 +85,9 @@ def record_of(tokens: int) -> GenerationRecord:
 def metrics() -> Metrics:
     import prometheus_client
 
-    return Metrics(registry=prometheus_client.CollectorRegistry())
+    made = Metrics(registry=prometheus_client.CollectorRegistry())
+    made.hold()  # as in a running server
+    return made
 
 
 def context(number: int = 0, tokens: int = 128) -> RequestContext:
