@@ -51,6 +51,8 @@ class BoundedParameters(msgspec.Struct, frozen=True):
         aim: share of the bound that is aimed at; the rest is for what estimates miss.
         audit_share: mean share of would-be hits that is generated all the same at a bound of 1%; less above, where
             each audit finds more. Doubtful ones are audited more often.
+        first_audits: audits (at a bound of 1%) until which that share is larger, up to a fifth: where few questions are
+            reused, the surest of them would otherwise hardly ever be checked.
         cold_similarity: what a reuse needs before the first fit, besides no hint from any guard.
         min_labels: verdicts before the first fit.
         ramp: "same" verdicts after which half of the bound may be spent; with n of them n / (n + ramp) of it.
@@ -68,6 +70,7 @@ class BoundedParameters(msgspec.Struct, frozen=True):
     max_error: float = 0.01
     aim: float = 0.94
     audit_share: float = 0.03
+    first_audits: float = 200.0
     cold_similarity: float = 0.995
     min_labels: int = 100
     ramp: int = 150
@@ -301,7 +304,9 @@ class BoundedPolicy:
         doubt = math.sqrt(error + 0.001)
         self._typical_doubt += (doubt - self._typical_doubt) * 0.01
         # Audits find wrongs in proportion to the bound, so a looser one needs fewer for the same relative precision.
-        mean = self.parameters.audit_share * min(1.0, 0.01 / self.parameters.max_error)
+        fewer = min(1.0, 0.01 / self.parameters.max_error)
+        scarce = max(1.0, self.parameters.first_audits * fewer / max(1.0, self._tally.audits))
+        mean = self.parameters.audit_share * fewer * scarce
         return min(0.2, max(mean / 4.0, mean * doubt / self._typical_doubt))
 
     def _level_for(self, fit: Fit) -> float:
