@@ -112,7 +112,8 @@ async def test_a_wrong_similar_answer_is_not_reused_for_its_neighbourhood_anywhe
 
 
 async def test_the_bounded_policy_learns_from_it_without_counting_it_as_an_audit(minilm: str, url: str) -> None:
-    async with peer(minilm, url, similarity_policy="bounded", similarity_judge="equal") as one:
+    options = {"similarity_policy": "bounded", "similarity_judge": "equal", "similarity_audit_share": 0.0}
+    async with peer(minilm, url, **options) as one:
         await one.generate(STORED, "Like this.")
         request, answer = await one.serve(STORED + " ")
         assert answer == "Like this."
@@ -199,7 +200,7 @@ async def test_lessons_are_shared_and_kept_without_being_counted_twice(minilm: s
         return here.hook.stats()["policy"]  # type: ignore[no-any-return]
 
     async with peer(minilm, url, **options) as one, peer(minilm, url, **options) as two:
-        await learn(one, 12)
+        await learn(one, 16)
         labels = policy(one)["labels"]
         assert labels >= 10
         await two.wait(lambda: policy(two)["peer_labels"] == labels)

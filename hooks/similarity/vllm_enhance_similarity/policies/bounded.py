@@ -134,7 +134,7 @@ class BoundedPolicy:
         with self._lock:
             drift = max(self._evident_drift, self._tally.drift(self.parameters.audit_prior))
             self._ledger.reuse(min(1.0, error * drift))
-        return PolicyDecision("reuse", "accepted", vote.choice, error, level, 1.0 / share, features)
+        return PolicyDecision("reuse", "accepted", vote.choice, error, level, 1.0, features)
 
     def preview(self, text: str, neighbours: Sequence[Neighbour]) -> Neighbour | None:
         """See DecisionPolicy."""
