@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -175,7 +176,8 @@ class Runtime:
 
     def _publish(self) -> None:
         self.metrics.publish()
-        self._publisher = asyncio.get_running_loop().call_later(PUBLISH_SECONDS, self._publish)
+        # Weak: an engine that its user has dropped goes, and the loop must not hold it.
+        self._publisher = asyncio.get_running_loop().call_later(PUBLISH_SECONDS, _publish_again, weakref.ref(self))
 
     def stop_from_any_thread(self) -> None:
         """Stop the hooks as far as can be from here: waits when called beside the loop, schedules when called on it."""
@@ -426,3 +428,9 @@ class Runtime:
             model=generation.context.model,
         )
         return generation.record
+
+
+def _publish_again(runtime: weakref.ref[Runtime]) -> None:
+    alive = runtime()
+    if alive is not None:
+        alive._publish()
