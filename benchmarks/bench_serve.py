@@ -12,12 +12,14 @@ over rounds of enhanced against plain within a round.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -73,7 +75,7 @@ def ask(contender: Contender, load: Load, seed: int, arguments: argparse.Namespa
         *("--base-url", contender.target.url, "--model", "tiny", "--tokenizer", model),
         *("--dataset-name", "sharegpt", "--dataset-path", str(data), "--num-prompts", str(arguments.prompts)),
         *("--sharegpt-output-len", str(arguments.output_tokens)),
-        *("--ignore-eos", "--seed", str(seed), "--disable-tqdm"),
+        *("--ignore-eos", "--seed", str(seed % 2**31), "--disable-tqdm"),
         # Warming up would ask the first prompt, which then repeats.
         *("--num-warmups", "0", "--ready-check-timeout-sec", "0"),
         *("--save-result", "--result-dir", str(folder), "--result-filename", "result.json"),
@@ -114,7 +116,7 @@ def compare(load: Load, rounds: Sequence[dict[str, dict[str, float]]]) -> dict[s
 
 def run(contenders: Sequence[Contender], arguments: argparse.Namespace, model: str, folder: Path) -> dict[str, Any]:
     """All rounds of all loads."""
-    seeds = iter(range(1, 1_000_000))
+    seeds = itertools.count(arguments.seed)
     rounds: dict[str, list[dict[str, dict[str, float]]]] = {load.name: [] for load in LOADS}
     for number in range(arguments.rounds):
         for load in LOADS:
@@ -131,6 +133,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=160, help="a run")
     parser.add_argument("--input-tokens", type=int, default=256)
     parser.add_argument("--output-tokens", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=time.time_ns() // 1000, help="of the prompts; by default new ones")
     parser.add_argument("--model", help="directory or name; a tiny model made on the spot by default")
     parser.add_argument("--plain", metavar="URL", help="a running server instead of one of our own")
     parser.add_argument("--enhanced", metavar="URL", help="likewise")
@@ -162,7 +165,7 @@ def main() -> None:
         for name, figures in found.items()
         if name != "rounds"
     ]
-    sizes = {"prompts": arguments.prompts, "input_tokens": arguments.input_tokens,
+    sizes = {"seed": arguments.seed, "prompts": arguments.prompts, "input_tokens": arguments.input_tokens,
              "output_tokens": arguments.output_tokens}  # fmt: skip
     finish("bench_serve", {**sizes, "loads": loads, "goals": goals}, out=arguments.out, before=before)
 
