@@ -106,9 +106,10 @@ class TrafficLogHook:
     def pre_request(self, request: RequestContext) -> None:
         """Ask for the judge's verdict, should there be one."""
         if _may_log(request):
-            request.annotations.set(
-                SIMILAR_VERDICT, lambda decision, same: self._write(lambda: self._verdict(request, decision, same))
-            )
+            request.annotations.set(SIMILAR_VERDICT, self._judged)
+
+    def _judged(self, request: RequestContext, decision: SimilarDecision, same: bool) -> None:
+        self._write(lambda: self._verdict(request, decision, same))
 
     @hookimpl(inline=True)
     def post_output(self, request: RequestContext, record: GenerationRecord, outcome: Outcome) -> None:

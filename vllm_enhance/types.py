@@ -43,6 +43,7 @@ __all__ = [
     "SimilarDecision",
     "Source",
     "Standby",
+    "VerdictFunction",
     "Waiting",
 ]
 
@@ -164,9 +165,12 @@ class SimilarDecision:
 
 SIMILAR_DECISION: AnnotationKey[SimilarDecision] = AnnotationKey("similar_decision")
 
-SIMILAR_VERDICT: AnnotationKey[Callable[[SimilarDecision, bool], None]] = AnnotationKey("similar_verdict")
-"""Left by a hook that wants to hear whether the generated answer says the same as the stored one. Called on the event
-loop, at most once, possibly long after the answer: the judge may wait for an idle engine."""
+VerdictFunction = Callable[["RequestContext", SimilarDecision, bool], None]
+"""Told of a request, what was decided for it, and whether the generated answer says the same as the stored one."""
+
+SIMILAR_VERDICT: AnnotationKey[VerdictFunction] = AnnotationKey("similar_verdict")
+"""Left by a hook that wants to hear the judge's verdict. Called on the event loop, at most once, possibly long after
+the answer: the judge may wait for an idle engine."""
 
 NLP_RESULT: AnnotationKey[Mapping[str, Any]] = AnnotationKey("nlp_result")
 SIMILAR: AnnotationKey[Sequence[Neighbour]] = AnnotationKey("similar")

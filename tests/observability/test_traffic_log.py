@@ -78,7 +78,7 @@ async def test_a_request_its_decision_the_verdict_and_feedback(tmp_path: Path) -
     hook.post_output(asked, RECORD, GENERATED)
     told = asked.annotations.get(SIMILAR_VERDICT)
     assert told is not None
-    told(decision, False)
+    told(asked, decision, False)
     hook.feedback(b"k" * 32, "wrong")
     await hook.shutdown()
     whole, verdict, feedback = lines(folder)

@@ -54,7 +54,7 @@ class Account:
             return
         self._metrics.count("vllm_enhance_similarity_verdicts", 1, decision.action, "same" if same else "different")
         if told is not None:
-            told(decision, same)
+            told(request, decision, same)
 
     def marked(self, verdict: str, learned: bool) -> None:
         """A user has called an answer right or wrong."""
