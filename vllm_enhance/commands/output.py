@@ -12,6 +12,8 @@ from rich.control import strip_control_codes
 from rich.table import Table
 from rich.text import Text
 
+from vllm_enhance.server.report import jsonable
+
 __all__ = ["SOURCES", "console", "duration", "number", "percent", "print_json", "table", "text", "tree_rows"]
 
 SOURCES = {
@@ -32,15 +34,7 @@ def console() -> Console:
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """One JSON value on standard output; numbers that JSON lacks become ``null``."""
-    print(json.dumps(_finite(value), indent=indent, ensure_ascii=False, default=str), flush=True)  # noqa: T201
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+    print(json.dumps(jsonable(value), indent=indent, ensure_ascii=False), flush=True)  # noqa: T201
 
 
 def text(value: Any, style: str = "") -> Text:
