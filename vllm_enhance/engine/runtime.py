@@ -24,7 +24,7 @@ from vllm_enhance.engine.media import media_obstacle
 from vllm_enhance.engine.nearest import HEAD
 from vllm_enhance.engine.peers import Peers
 from vllm_enhance.engine.pins import Pins
-from vllm_enhance.engine.tracing import NO_TRACER, make_tracer
+from vllm_enhance.engine.tracing import RequestTracer, make_tracer
 from vllm_enhance.explain import ExplainLog, annotations_shown
 from vllm_enhance.metrics import Metrics
 from vllm_enhance.plugins import PluginSet
@@ -331,11 +331,11 @@ class Runtime:
             decided_seconds=seconds,
             **self._question_shown(call),
         )
-        if self.tracer is not NO_TRACER:
-            self._trace_decision(call, decision, seconds)
+        if self.tracer is not None:
+            self._trace_decision(self.tracer, call, decision, seconds)
 
-    def _trace_decision(self, call: Call, decision: Decision, seconds: float) -> None:
-        self.tracer.decided(
+    def _trace_decision(self, tracer: RequestTracer, call: Call, decision: Decision, seconds: float) -> None:
+        tracer.decided(
             call.kwargs.get("trace_headers"),
             seconds,
             {
@@ -355,7 +355,8 @@ class Runtime:
         return {} if question is None else {"question": question.text[:MAX_QUESTION]}
 
     def _trace_reuse(self, call: Call, record: GenerationRecord, outcome: Outcome) -> None:
-        if self.tracer is NO_TRACER:
+        tracer = self.tracer
+        if tracer is None:
             return
         attributes = {
             "request_id": call.context.request_id,
@@ -365,7 +366,7 @@ class Runtime:
             "similarity": outcome.similarity,
         }
         headers = call.kwargs.get("trace_headers")
-        self.safely(lambda: self.tracer.reused(headers, outcome.seconds, attributes), None)
+        self.safely(lambda: tracer.reused(headers, outcome.seconds, attributes), None)
 
     def saved(self, record: GenerationRecord) -> None:
         """Book what a reused answer did not cost."""

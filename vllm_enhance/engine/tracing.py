@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["NO_TRACER", "RequestTracer", "make_tracer"]
+__all__ = ["RequestTracer", "make_tracer"]
 
 Attributes = Mapping[str, Any]
 
@@ -52,31 +52,18 @@ class RequestTracer:
         span.end(end_time=end)
 
 
-class _Silent(RequestTracer):
-    """Tracing is off."""
-
-    def __init__(self) -> None:
-        super().__init__(None, float)
-
-    def _span(self, name: str, headers: Mapping[str, str] | None, seconds: float, attributes: Attributes) -> None:
-        pass
-
-
-NO_TRACER: RequestTracer = _Silent()
-
-
-def make_tracer(endpoint: str | None, clock: Callable[[], float]) -> RequestTracer:
-    """A tracer that writes where vLLM's own writes.
+def make_tracer(endpoint: str | None, clock: Callable[[], float]) -> RequestTracer | None:
+    """A tracer that writes where vLLM's own writes; ``None`` when tracing is off, or OpenTelemetry is not there.
 
     Args:
-        endpoint: vLLM's ``otlp_traces_endpoint``; without one, or without OpenTelemetry, nothing is written.
+        endpoint: vLLM's ``otlp_traces_endpoint``.
     """
     if not endpoint:
-        return NO_TRACER
+        return None
     try:
         from opentelemetry import trace
     except ImportError:
-        return NO_TRACER
+        return None
     return RequestTracer(trace.get_tracer("vllm_enhance"), clock)
 
 
