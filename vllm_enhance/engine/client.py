@@ -15,11 +15,9 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from vllm.exceptions import GracefulHTTPError
-from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import RequestOutputKind, SamplingParams
-from vllm.v1.engine import EngineCoreRequest, FinishReason
+from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from vllm_enhance.engine.answers import hit, record_of
@@ -29,6 +27,7 @@ from vllm_enhance.engine.collector import EnhancedRequestOutputCollector, leadin
 from vllm_enhance.engine.inflight import Generation
 from vllm_enhance.engine.invalidation import watched
 from vllm_enhance.engine.lookups import first_answer
+from vllm_enhance.engine.refusal import refuse
 from vllm_enhance.engine.replay import Reader
 from vllm_enhance.engine.runtime import Runtime
 from vllm_enhance.engine.tape import Tape, answers
@@ -86,24 +85,24 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
             return await super().add_request(request_id, prompt, params, *args, **kwargs)
         arrived = runtime.monotonic()
         named = _by_name(args, kwargs)
-        rendered = prompt
+        engine_input = prompt
         if not (isinstance(prompt, dict) and "type" in prompt):
-            rendered = await self._rendered(prompt, named.get("tokenization_kwargs"))
-        if rendered is None:
+            engine_input = await self._render(prompt, named.get("tokenization_kwargs"))
+        if engine_input is None:
             return await super().add_request(request_id, prompt, params, *args, **kwargs)
         try:
             if not runtime.started:
                 await runtime.start()
-            call = admit(runtime, request_id, rendered, params, named)
+            call = admit(runtime, request_id, engine_input, params, named)
         except DirectiveError as error:
-            return _refuse(request_id, params, RequestRejected(HTTPStatus.BAD_REQUEST, str(error)))
+            return refuse(request_id, params, RequestRejected(HTTPStatus.BAD_REQUEST, str(error)))
         except Exception as error:
             runtime.fault("admit", error)
             return await super().add_request(request_id, prompt, params, *args, **kwargs)
         call.marks["arrived"] = arrived
         return await self._serve(runtime, call)
 
-    async def _rendered(self, prompt: Any, tokenization_kwargs: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    async def _render(self, prompt: Any, tokenization_kwargs: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Render a raw prompt as vLLM would, off the event loop (``v1/engine/input_processor.py``).
 
         ``None`` when it cannot be rendered: vLLM refuses it in its own words, and that is no fault of ours.
@@ -121,7 +120,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
         if isinstance(verdict.decision, Reject):
             runtime.metrics.count("vllm_enhance_requests", 1, "rejected", verdict.plugin)
             rejection = RequestRejected(verdict.decision.status, verdict.decision.message)
-            return _refuse(call.request_id, call.params, rejection)
+            return refuse(call.request_id, call.params, rejection)
         if isinstance(verdict.decision, Respond):
             collector = self._replay(runtime, call, verdict.decision)
             if collector is not None:
@@ -182,7 +181,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
             return collector
         runtime.metrics.count("vllm_enhance_requests", 1, "rejected", "only_if_cached")
         rejection = RequestRejected(HTTPStatus.GATEWAY_TIMEOUT, "only-if-cached: no stored answer fits this request")
-        return _refuse(call.request_id, call.params, rejection)
+        return refuse(call.request_id, call.params, rejection)
 
     # ------------------------------------------------------------------ answered by the engine, once
 
@@ -441,31 +440,3 @@ def _passes(runtime: Runtime | None, prompt: Any, params: Any) -> str | None:
     if inspect.isasyncgen(prompt):
         return "streaming_input"
     return "engine_request" if isinstance(prompt, EngineCoreRequest) else None
-
-
-def _known_status(status: int) -> HTTPStatus:
-    """vLLM wants a registered status; the middleware sends the exact one."""
-    try:
-        return HTTPStatus(status)
-    except ValueError:
-        return HTTPStatus.BAD_REQUEST if status < 500 else HTTPStatus.INTERNAL_SERVER_ERROR
-
-
-def _refuse(request_id: str, params: SamplingParams, rejection: RequestRejected) -> EnhancedRequestOutputCollector:
-    """Refuse a request with the status that the client shall see.
-
-    vLLM logs a traceback for an exception inside a stream. Where the middleware will put the refusal in the place of
-    the whole response anyway, the stream just ends.
-
-    Raises:
-        GracefulHTTPError: everywhere else; vLLM turns it into a response.
-    """
-    scope = current_scope.get()
-    if scope is not None:
-        scope.reject(rejection)
-    if scope is None or scope.released or params.output_kind == RequestOutputKind.FINAL_ONLY:
-        raise GracefulHTTPError(rejection.message, _known_status(rejection.status))
-    collector = EnhancedRequestOutputCollector(params.output_kind, request_id)
-    ended = CompletionOutput(0, "", [], None, None, finish_reason=str(FinishReason.ABORT))
-    collector.put(RequestOutput(request_id, None, [], None, [ended], finished=True))
-    return collector

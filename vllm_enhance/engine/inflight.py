@@ -34,7 +34,6 @@ class Generation:
         kind: how the engine reports it, which is how the leader wants it.
         tape: what it has produced.
         readers: collectors of the leader and of those who joined; the engine request lives while there is one.
-        led: it has, or had, a leader.
         engine_id: vLLM's internal id, once the engine has it.
         answer: set when a lookup answered before the first token.
         found: set when a lookup answered before the engine was asked.
@@ -45,7 +44,6 @@ class Generation:
         self.kind = kind
         self.tape = Tape(n)
         self.readers: set[EnhancedRequestOutputCollector] = set()
-        self.led = False
         self._leader: weakref.ref[EnhancedRequestOutputCollector] | None = None
         self.engine_id: str | None = None
         self.answer: Respond | None = None
@@ -62,13 +60,18 @@ class Generation:
     # ------------------------------------------------------------------ the leader
 
     @property
+    def led(self) -> bool:
+        """Whether it has, or had, a leader."""
+        return self._leader is not None
+
+    @property
     def leader(self) -> EnhancedRequestOutputCollector | None:
         """Whose request the engine works on, while anybody holds that collector."""
         return None if self._leader is None else self._leader()
 
     def lead(self, collector: EnhancedRequestOutputCollector, engine_id: str) -> None:
         """``collector`` reads what the engine makes. Once: a generation has one leader."""
-        self.led, self._leader, self.engine_id = True, weakref.ref(collector), engine_id
+        self._leader, self.engine_id = weakref.ref(collector), engine_id
         self.readers.add(collector)
 
     # ------------------------------------------------------------------ admission

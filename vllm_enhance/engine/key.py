@@ -12,6 +12,7 @@ Pure: no vLLM import, no clock, no environment.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import operator
 import struct
@@ -157,7 +158,6 @@ def encode(value: Any) -> bytes:
 _SCALARS = (int, float, bool, str, type(None))
 _NO_DEFAULT = object()
 _known: dict[type, _Fields] = {}
-_NAMES: dict[str, bytes] = {}
 
 
 class _Fields(NamedTuple):
@@ -184,7 +184,6 @@ def _read_fields(kind: Any) -> _Fields:
         for name, default in sorted(zip(names, padded, strict=True))
         if name not in DELIVERY_FIELDS and not name.startswith("_")
     }
-    _NAMES.update((name, encode(name)) for name in kept)
     return _Fields(tuple(kept), tuple(kept.values()), operator.attrgetter(*kept))
 
 
@@ -193,11 +192,16 @@ def _sampling(params: Any) -> bytes:
     out = bytearray()
     try:
         for name, value in sampling_items(params):
-            out += _NAMES[name]
+            out += _encoded_name(name)
             _write(value, out)
     except RecursionError:
         raise Unkeyable("nested too deeply") from None
     return bytes(out)
+
+
+@functools.cache
+def _encoded_name(name: str) -> bytes:
+    return encode(name)
 
 
 def _media(prompt: Mapping[str, Any]) -> list[Any]:

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,12 @@ class Peers:
         """
         if self._own is None or not self._others:
             return
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._serve(answer, reader, writer)
-
         place = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._own.unlink(missing_ok=True)
             place.bind(str(self._own))
             os.chmod(self._own, 0o600)  # nobody can connect before it listens
-            self._server = await asyncio.start_unix_server(serve, sock=place, limit=MAX_QUESTION)
+            self._server = await asyncio.start_unix_server(partial(self._serve, answer), sock=place, limit=MAX_QUESTION)
         except OSError as error:
             place.close()
             logger.warning("the other API server processes cannot ask this one for its requests: %s", error)
