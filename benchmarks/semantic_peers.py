@@ -46,8 +46,18 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parent))
 
 import numpy as np
-from common import CACHE, finish, machine, memory_bytes, options, quantile, say
-from quality import default_model, embed
+from common import (
+    CACHE,
+    embedding_model,
+    embedding_option,
+    finish,
+    machine,
+    memory_bytes,
+    options,
+    quantile,
+    say,
+)
+from quality import embed
 from semantic_questions import Plan, invented, made_up, plan, read, reworded
 
 WORKER = Path(__file__).resolve().parent / "semantic_workers.py"
@@ -287,7 +297,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--inserts", type=int, default=20, help="questions stored one by one, a round")
     parser.add_argument("--requests", type=int, default=1500, help="questions that quality is measured with, at most")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each")
-    parser.add_argument("--embedding-model", default="", help="directory; MiniLM by default")
+    embedding_option(parser)
     parser.add_argument("--seed", type=int, default=1)
     found = parser.parse_args(arguments)
     if found.quick:
@@ -314,7 +324,7 @@ def main() -> None:
     data, partners = read(arguments.data) if arguments.data else (made_up(), {})
     spare = arguments.rounds * arguments.inserts * len(arguments.sizes)
     todo = plan(data, partners, arguments.sizes, spare, arguments.requests, random.Random(arguments.seed))
-    model = arguments.embedding_model or default_model()
+    model = embedding_model(arguments)
     kept = None if arguments.quick else CACHE / "embeddings"
     vectors, digest, _ = embed([data.texts[row] for row in todo.stored], model, kept)
     before = machine()

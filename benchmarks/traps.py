@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import CACHE, finish
-from quality import default_model, embed, read_texts
+from common import CACHE, embedding_model, embedding_option, finish
+from quality import embed, read_texts
 from trap_tables import ANTONYM_PAIRS, CHINESE, NAMES, PARALLEL, UNIT_PAIRS
 from vllm_enhance_similarity.guards.compare import compare_texts
 from vllm_enhance_similarity.policies.base import DecisionPolicy, Neighbour
@@ -277,7 +277,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, default=0.95)
     parser.add_argument("--max-error", type=float, default=0.01)
     parser.add_argument("--state", default="", help="what a bounded policy has learned (quality.py --save-state)")
-    parser.add_argument("--embedding-model", default="")
+    embedding_option(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", type=int, default=0, help="print this many pairs of each kind that went wrong")
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
@@ -293,7 +293,7 @@ def main() -> None:
         for kind, edit in (TRAPS | HARMLESS).items()
     }
     unique = list(dict.fromkeys(text for pairs in made.values() for pair in pairs for text in pair))
-    vectors, model, _ = embed(unique, arguments.embedding_model or default_model(), CACHE / "embeddings")
+    vectors, model, _ = embed(unique, embedding_model(arguments), CACHE / "embeddings")
     row = {text: at for at, text in enumerate(unique)}
     results: dict[str, Any] = {}
     for kind, pairs in made.items():
