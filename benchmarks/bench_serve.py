@@ -42,7 +42,7 @@ class Load:
     """One way to ask: arguments for ``vllm bench serve``, and what of its result is compared.
 
     Attributes:
-        compared: names in its JSON result; those in ``lower_is_better`` are turned round.
+        compared: names in its JSON result; those in ``LOWER_IS_BETTER`` are turned round.
     """
 
     name: str
@@ -135,10 +135,12 @@ def main() -> None:
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=time.time_ns() // 1000, help="of the prompts; by default new ones")
     parser.add_argument("--model", help="directory or name; a tiny model made on the spot by default")
-    parser.add_argument("--plain", metavar="URL", help="a running server instead of one of our own")
-    parser.add_argument("--enhanced", metavar="URL", help="likewise")
+    parser.add_argument("--plain", metavar="URL[,PID]", help="a running server instead of one of our own")
+    parser.add_argument("--enhanced", metavar="URL[,PID]", help="likewise; both or none")
     parser.add_argument("--enhance-args", default="--enhance", help="arguments of the enhanced server")
     arguments = parser.parse_args()
+    if (arguments.plain is None) != (arguments.enhanced is None):
+        parser.error("there is nothing to compare: give both --plain and --enhanced, or none")
     if arguments.quick:
         arguments.rounds, arguments.prompts, arguments.output_tokens = 1, 16, 8
     # On a CPU engine and load generator share the cores: with one left to it, what vLLM's generator takes for the first

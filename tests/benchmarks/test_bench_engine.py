@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import bench_serve
 import pytest
 from bench_support import run_script
 
@@ -56,6 +57,15 @@ def test_bench_serve(enhance_server: ServerProcess) -> None:
     throughput = found["loads"]["sixteen callers"]["output_throughput"]
     assert throughput["plain"] > 0
     assert throughput["ratio"] == pytest.approx(throughput["enhanced"] / throughput["plain"], rel=1e-4)
+
+
+def test_bench_serve_wants_two_servers_or_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench_serve.py", "--plain", "http://127.0.0.1:1"])
+    with pytest.raises(SystemExit):
+        bench_serve.main()
+    assert "give both --plain and --enhanced" in capsys.readouterr().err
 
 
 def test_request_cost(tmp_path: Path) -> None:
