@@ -3,13 +3,12 @@
     python benchmarks/tune.py --log requests.jsonl --embeddings vectors.npy --workers 2
 
 `--log` is JSON lines as in docs/tuning.md, `--embeddings` has one row for each request. Without them, `--requests`
-made-up questions of some thousand topics, with random vectors: the same work, without sense. The last line is one JSON
-object: requests, wall and CPU seconds, peak memory of the largest process.
+made-up questions of some thousand topics, with random vectors: the same work, without sense. The result: requests, wall
+and CPU seconds, peak memory of the largest process.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -20,6 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common import finish, machine, options
 
 WORDINGS = (
     "how do I {} my {}",
@@ -52,7 +52,7 @@ def make_stream(folder: Path, requests: int, labelled: bool) -> tuple[Path, Path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--log", type=Path)
     parser.add_argument("--embeddings", type=Path)
     parser.add_argument("--requests", type=int, default=100_000)
@@ -60,7 +60,8 @@ def main() -> None:
         "--labelled", action="store_true", help="made-up questions carry labels, so bounds are replayed"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    arguments = parser.parse_args()
+    arguments, before = parser.parse_args(), machine()
+    arguments.requests = min(arguments.requests, 1000) if arguments.quick else arguments.requests
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         log, vectors = arguments.log, arguments.embeddings
@@ -72,19 +73,16 @@ def main() -> None:
         done = subprocess.run([*command, "--workers", str(arguments.workers)], stdout=subprocess.PIPE, check=True)
         wall = time.monotonic() - started
     used, told = resource.getrusage(resource.RUSAGE_CHILDREN), json.loads(done.stdout)
-    print(
-        json.dumps(
-            {
-                "requests": told["requests"],
-                "texts": told["texts"],
-                "settings": len(told["settings"]),
-                "workers": arguments.workers,
-                "wall_seconds": round(wall, 1),
-                "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
-                "peak_mebibytes": used.ru_maxrss // 1024,
-            }
-        )
-    )
+    result = {
+        "requests": told["requests"],
+        "texts": told["texts"],
+        "settings": len(told["settings"]),
+        "workers": arguments.workers,
+        "wall_seconds": round(wall, 1),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "peak_mebibytes": used.ru_maxrss // 1024,
+    }
+    finish("tune", result, out=arguments.out, before=before)
 
 
 if __name__ == "__main__":

@@ -105,3 +105,12 @@ def test_a_run_counts_repeats_apart_and_is_kept_once(tmp_path: Path) -> None:
     assert found["latency_ms"]["search"]["p50"] > 0
     assert len(json.loads(kept.read_text())["rows"]) == 1
     assert list((tmp_path / "kept").glob("*.npy"))
+
+
+def test_tune_is_timed_on_a_made_up_log() -> None:
+    found = run_script("tune.py", "--quick", "--labelled", "--workers", "1")
+    assert (found["benchmark"], found["requests"]) == ("tune", 1000)
+    assert 100 < found["texts"] < 1000
+    assert found["settings"] > 3
+    assert 0 < found["cpu_seconds"] < 2 * found["wall_seconds"] + 1
+    assert found["versions"]["vllm-enhance"]
