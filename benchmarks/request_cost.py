@@ -33,7 +33,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from common import CACHE, finish, machine, options
+from common import CACHE, ROOT, finish, machine, options
 
 PROMPT_TOKENS, ANSWER_TOKENS = 1000, 500
 STREAMED = "streamed, 16 tokens a chunk"
@@ -144,7 +144,7 @@ def profiled(work: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[list[
         profile.disable()
         text = io.StringIO()
         pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(16)
-        return [line.strip().replace(str(CACHE.parent), "") for line in text.getvalue().splitlines() if "/" in line]
+        return [line.strip().replace(str(ROOT), "") for line in text.getvalue().splitlines() if "/" in line]
 
     return run
 

@@ -44,8 +44,10 @@ def test_made_up_questions_have_two_wordings_each() -> None:
 
 
 def test_latency_is_over_questions_that_both_answered_alike() -> None:
-    hits = {"gptcache": [[1, 1.0, 0.02, 0.01], [2, 1.0, 9.0, 0.01]], "enhanced": [[1, 1.0, 0.01, 0.009], [None] * 2]}
-    hits["enhanced"][1] = [None, None, 0.5, 0.1]
+    hits: dict[str, semantic_peers.Rows] = {
+        "gptcache": [[1, 1.0, 0.02, 0.01], [2, 1.0, 9.0, 0.01]],
+        "enhanced": [[1, 1.0, 0.01, 0.009], [None, None, 0.5, 0.1]],
+    }
     found = semantic_peers.latency({name: {"hit": rows, "miss": []} for name, rows in hits.items()})
     assert (found["gptcache"]["hit"]["n"], found["gptcache"]["hit"]["asked"]) == (1, 2)
     assert (found["gptcache"]["hit"]["answered"], found["enhanced"]["hit"]["answered"]) == (2, 1)

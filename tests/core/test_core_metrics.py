@@ -79,7 +79,6 @@ def test_several_processes_add_up(tmp_path: Path) -> None:
     """Prometheus' multiprocess mode: counters and histograms sum, and gauges carry no ``pid``."""
     work = """
 import sys
-import threading
 from vllm_enhance.metrics import Metric, Metrics
 metrics = Metrics([
     Metric("vllm_enhance_test_hits", "counter", "Hits.", ("source",)),
