@@ -63,6 +63,13 @@ class Process:
         assert found is not None
         return str(found["reason"] or found["source"])
 
+    async def hears(self, count: int) -> None:
+        """Until so many others have its ear."""
+        assert self.llm.enhance is not None
+        async with asyncio.timeout(30):
+            while len(self.llm.enhance.peers._serving) < count:
+                await asyncio.sleep(0.005)
+
     def failures(self, why: str) -> float:
         return self.llm.metrics.value("vllm_enhance_peer_failures", why)
 
@@ -215,10 +222,8 @@ async def test_a_dead_process_is_not_waited_for(three: list[Process]) -> None:
     await two.llm.close()
     with socket.socket(socket.AF_UNIX) as left:  # killed: the file is there, nobody listens
         left.bind(str(two.socket))
-        started = time.monotonic()
         assert await one.control.explain("r1") is not None
         assert await one.control.explain("unknown") is None
-        assert time.monotonic() - started < DEADLINE
     assert one.failures("nonsense") + one.failures("deadline") == 0
 
 
@@ -236,13 +241,15 @@ async def test_a_process_that_hangs_costs_the_deadline_and_a_line_in_the_log(
 ) -> None:
     one, two, last = three
     await last.serve("r1")
+    taken = []
     async with impostor(two.socket, hang):
         for failures in (1, 2):
             started = time.monotonic()
             found = await one.control.explain("r1")
+            taken.append(time.monotonic() - started)
             assert found is not None, "the others answer"
-            assert DEADLINE * 0.9 < time.monotonic() - started < DEADLINE + 0.4
             assert one.failures("deadline") == failures
+    assert DEADLINE * 0.9 < min(taken) < DEADLINE + 0.4, "also when the machine has had a bad moment"
     assert len(lines_about_peers(caplog_of_ours)) == 1
     assert one.llm.faults == 0
 
@@ -334,11 +341,14 @@ async def test_a_bad_question_has_no_answer_and_harms_nobody(three: list[Process
     assert await two.control.explain("r1") is not None
 
 
-async def test_who_says_nothing_is_shown_out_and_who_comes_on_top_is_not_let_in(three: list[Process]) -> None:
+async def test_who_says_nothing_is_shown_out_and_who_comes_on_top_is_not_let_in(
+    three: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "DEADLINE", 2.0)  # long enough for all to come before the first is shown out
     one, two, _ = three
     await one.serve("r1")
     silent = [await asyncio.open_unix_connection(str(one.socket)) for _ in range(MAX_CONNECTIONS)]
-    await asyncio.sleep(0.05)
+    await one.hears(MAX_CONNECTIONS)
     assert await two.control.explain("r1") is None
     assert two.failures("nonsense") == 1
     for reader, writer in silent:
@@ -348,13 +358,15 @@ async def test_who_says_nothing_is_shown_out_and_who_comes_on_top_is_not_let_in(
     assert one.failures("answering") == MAX_CONNECTIONS
 
 
-async def test_the_end_does_not_wait_for_who_asks(make_llm: MakeLLM, folder: Path) -> None:
+async def test_the_end_does_not_wait_for_who_asks(
+    make_llm: MakeLLM, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "DEADLINE", 60.0)
     process = Process(make_llm, folder, 0, 2)
     await process.control.start()
     _, writer = await asyncio.open_unix_connection(str(process.socket))
-    await asyncio.sleep(0.05)
-    started = time.monotonic()
-    await process.llm.close()
-    assert time.monotonic() - started < DEADLINE
+    await process.hears(1)
+    async with asyncio.timeout(30):
+        await process.llm.close()
     writer.close()
     assert [path.name for path in folder.iterdir()] == ["epoch"]

@@ -157,7 +157,8 @@ async def test_processes_of_one_host_without_a_store_share_what_to_forget_and_wh
         await two.gets(NEAR_ASKED, None)
         assert await two.ask(NEAR_STORED) == "Like this."
         await one.generate("Who wrote Emma?", "Austen.")
-        await asyncio.sleep(0.7)
+        assert await one.mark(request, "right") == 1
+        await two.gets(NEAR_ASKED, "Like this.")  # what was said later has arrived
         assert await two.ask("Who wrote Emma?") is None, "answers stay in the process"
         await one.forget(InvalidationScope("all"))
         await two.gets(NEAR_STORED, None)
