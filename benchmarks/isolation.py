@@ -54,6 +54,8 @@ SAMPLING: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0, "seed": 1},
 )
 AT_ONCE = 32
+NEW_BASE_EVERY, FLUSH_EVERY = 320, 1600  # trials
+HEARD_AFTER = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ class Trials:
         floors = dict.fromkeys(TENANTS if everything else (tenant,), birth)
         self.floors[side].update(floors)
         self.tally.flushes += 1
-        asyncio.get_running_loop().call_later(1.0, self.floors[1 - side].update, floors)
+        asyncio.get_running_loop().call_later(HEARD_AFTER, self.floors[1 - side].update, floors)
 
 
 async def measured(arguments: Any) -> dict[str, Any]:
@@ -236,10 +238,10 @@ async def measured(arguments: Any) -> dict[str, Any]:
     partitions = {key_of(world, "x").partition(*world.parts[5]) for world in trials.worlds}
     started, told = time.monotonic(), time.monotonic()
     while trials.tally.trials < arguments.trials:
-        if trials.tally.trials % 320 < AT_ONCE:  # few worlds at a time, or none would ever be asked twice
+        if trials.tally.trials % NEW_BASE_EVERY < AT_ONCE:  # few worlds at a time, or none would ever be asked twice
             trials.base = trials.dice.choice(trials.worlds)
         await asyncio.gather(*(trials.one() for _ in range(AT_ONCE)))
-        if trials.tally.trials % 1600 < AT_ONCE:
+        if trials.tally.trials % FLUSH_EVERY < AT_ONCE:
             await trials.flush()
         if time.monotonic() - told > 30:
             told = time.monotonic()

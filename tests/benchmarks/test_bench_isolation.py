@@ -18,9 +18,12 @@ def arguments(minilm: str) -> SimpleNamespace:
     return SimpleNamespace(trials=640, seed=7, embedding_model=minilm, rate=50.0, seconds=3.0, policy="threshold")
 
 
-def test_no_leak_where_there_is_none(arguments: SimpleNamespace) -> None:
+def test_no_leak_where_there_is_none(arguments: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "FLUSH_EVERY", 160)
+    monkeypatch.setattr(isolation, "HEARD_AFTER", 5.0)  # a busy machine may be late
     result = asyncio.run(isolation.measured(arguments))
     assert result["hits"] > 100
+    assert result["flushes"] == 4
     assert result["worlds"] == result["partitions"]
     assert (result["cross_world"], result["cross_tenant"], result["forgotten"]) == (0, 0, 0)
     assert all(side["added"] > 0 for side in result["received"]), "entries cross between the processes"
@@ -41,6 +44,17 @@ def test_a_partition_that_leaves_something_out_is_found(
     assert result["cross_world"] > 0
     assert result["cross_tenant"] == 0, "the tenant is looked at once more when it is served"
     assert result["partitions"] < result["worlds"]
+
+
+def test_a_flush_that_forgets_nothing_is_found(arguments: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(self: isolation.Side, scope: Any) -> None:
+        pass
+
+    monkeypatch.setattr(isolation, "FLUSH_EVERY", 64)
+    monkeypatch.setattr(isolation.Side, "forget", nothing)
+    result = asyncio.run(isolation.measured(arguments))
+    assert result["flushes"] == 10
+    assert result["forgotten"] > 0
 
 
 def test_a_slow_callback_is_found_and_named(
