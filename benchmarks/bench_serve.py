@@ -87,11 +87,11 @@ def ask(contender: Contender, load: Load, seed: int, arguments: argparse.Namespa
     if done.returncode:
         raise RuntimeError(f"vllm bench serve failed:\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}")
     result = json.loads((folder / "result.json").read_text("utf-8"))
+    if result["completed"] != arguments.prompts:
+        raise RuntimeError(f"{contender.name}: {result['completed']} of {arguments.prompts} requests succeeded")
     made, asked = metric(contender.target, TOKENS_MADE) - before, arguments.prompts * arguments.output_tokens
     if made != asked:
         raise RuntimeError(f"{contender.name}: {made:.0f} tokens were generated, not {asked}: some prompt repeats")
-    if result["completed"] != arguments.prompts:
-        raise RuntimeError(f"{contender.name}: {result['completed']} of {arguments.prompts} requests succeeded")
     return result
 
 
