@@ -367,9 +367,11 @@ def keep(row: dict[str, Any], file: Path) -> None:
     """Put one run among the rows of a result file, in the place of an earlier run of the same kind."""
     rows = json.loads(file.read_text("utf-8"))["rows"] if file.exists() else []
     rows = [other for other in rows if any(other.get(name) != row.get(name) for name in KIND)]
-    rows.append({name: value for name, value in row.items() if name != "versions"})
+    here, made_with = machine(), row["versions"]
+    made = {"measured_at": here["measured_at"], "commit": made_with.get("commit", "")}  # rows come at different times
+    rows.append({**{name: value for name, value in row.items() if name != "versions"}, **made})
     rows.sort(key=lambda one: [str(one.get(name)) for name in KIND])
-    whole = {"benchmark": "quality", "machine": machine(), "versions": row["versions"], "rows": rows}
+    whole = {"benchmark": "quality", "machine": here, "versions": made_with, "rows": rows}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
 
