@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from difflib import SequenceMatcher
+
 import pytest
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from vllm_enhance_similarity.guards import alignment, facts, lexicon, questions
 from vllm_enhance_similarity.guards.compare import GUARDS, compare_texts
+from vllm_enhance_similarity.guards.direction import directed
 from vllm_enhance_similarity.guards.facts import read_facts
 from vllm_enhance_similarity.guards.freshness import is_time_bound
 from vllm_enhance_similarity.guards.numbers import read_numbers
@@ -135,3 +140,77 @@ def test_long_texts_take_no_quadratic_time() -> None:
     started = time.perf_counter()
     compare_texts(one, one + " more")
     assert time.perf_counter() - started < 1.0
+
+
+# ---------------------------------------------------------------------------- short cuts change nothing
+
+_VOCABULARY = "the of to from in how who where what is rice pasta cook cooks seven 7 tom what's 猫 狗"
+WORDS = st.lists(st.sampled_from(re.split(" ", _VOCABULARY)), max_size=9).map(" ".join)
+
+
+@hypothesis_settings(max_examples=1000, deadline=None)
+@given(WORDS, WORDS)
+@example("how to cook rice", "how to cook pasta")
+@example("who is tom", "where is tom")
+@example("rice rice is rice", "rice pasta is rice rice")
+def test_substitutions_are_those_of_the_whole_alignment(asked: str, stored: str) -> None:
+    one, other = read_facts(asked), read_facts(stored)
+    found = alignment.align(one, other)
+    opcodes = SequenceMatcher(None, one.tokens, other.tokens, autojunk=False).get_opcodes()
+    runs = [(one.tokens[i:j], other.tokens[k:m]) for tag, i, j, k, m in opcodes if tag != "equal"]
+    assert alignment._replacements(one.tokens, other.tokens) == runs
+    if len(found.only_one) > 4 or len(found.only_other) > 4:
+        assert (found.substitutes, found.swaps_question_word) == (False, False)
+        return
+    changes = [[tuple(word for word in side if word not in lexicon.FUNCTION_WORDS) for side in run] for run in runs]
+    changes = [change for change in changes if any(change)]
+    assert found.substitutes == (len(changes) == 1 and _one_for_another(one.tokens, *changes[0]))
+    swaps = len(runs) == 1 and [set(side) & questions.QUESTION_WORDS for side in runs[0]]
+    assert found.swaps_question_word == bool(
+        swaps and all(swaps) and swaps[0] != swaps[1] and swaps[0] | swaps[1] != {"what", "which"}
+    )
+
+
+def _one_for_another(tokens: tuple[str, ...], mine: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
+    limit = 4 if {"猫", "狗"} & {*tokens} else 3
+    if not mine or not theirs or len(mine) > limit or len(theirs) > limit or len(tokens) == len(mine):
+        return False
+    same = [alignment._same_word(a, b) for a, b in zip(mine, theirs, strict=False)]
+    return not (
+        (len(mine) == len(theirs) and all(same))
+        or alignment._same_word("".join(mine), "".join(theirs))
+        or alignment._same_number(mine, theirs)
+    )
+
+
+@hypothesis_settings(max_examples=500, deadline=None)
+@given(WORDS)
+def test_directed_words_have_the_things_next_to_their_first_place(text: str) -> None:
+    stems = read_facts(text).stems
+    things = [word not in lexicon.FUNCTION_WORDS for word in stems]
+    for word, (before, after) in directed(stems).items():
+        at = stems.index(word)
+        assert before == [each for each, thing in zip(stems[:at], things[:at], strict=True) if thing][-1]
+        assert after == next(each for each, thing in zip(stems[at + 1 :], things[at + 1 :], strict=True) if thing)
+    missing = {"to", "from", "of", "in"} & {*stems} - directed(stems).keys()
+    assert all(not any(things[: stems.index(word)]) or not any(things[stems.index(word) + 1 :]) for word in missing)
+
+
+@hypothesis_settings(max_examples=1000, deadline=None)
+@given(st.one_of(st.text(max_size=60), WORDS, st.from_regex(facts._CODE), st.from_regex(facts._LINK)))
+def test_what_is_looked_for_first_is_in_all_that_a_pattern_finds(text: str) -> None:
+    assert facts._CODE_SIGN.search(text) or not (facts._CODE.search(text) or facts._CODE_BLOCK.search(text))
+    assert facts._LINK_SIGN.search(text) or not facts._LINK.search(text)
+    assert facts._QUOTE_SIGN.search(text) or not facts._QUOTED.search(text)
+
+
+@pytest.mark.parametrize("pattern", [pattern for _, _, pattern in questions._ENGLISH])
+def test_a_question_contains_one_of_its_words(pattern: str) -> None:
+    parts = next(parts for _, parts, each in questions._ENGLISH if each == pattern).split(",")
+
+    @hypothesis_settings(max_examples=100, deadline=None)
+    @given(st.from_regex(pattern))
+    def check(text: str) -> None:
+        assert any(part in text for part in parts)
+
+    check()

@@ -42,16 +42,18 @@ class Guard(msgspec.Struct, frozen=True):
 
 
 def compare_texts(asked: str, stored: str) -> tuple[Finding, ...]:
-    """All objections to answering `asked` with what answered `stored`. Pure; about 0.1 ms."""
+    """All objections to answering `asked` with what answered `stored`. Pure; about 15 us."""
     if asked == stored:
         return ()
     one, other = read_facts(asked), read_facts(stored)
-    aligned = align(one.tokens, other.tokens)
-    return tuple(Finding(guard.name, guard.strength) for guard in GUARDS if guard.objects(one, other, aligned))
+    aligned = align(one, other)
+    return tuple([_FINDINGS[guard.name] for guard in GUARDS if guard.objects(one, other, aligned)])
 
 
 def _units_differ(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
     """Two units of one dimension (5 km, 5 miles), or a unit only one side has, behind the same numbers."""
+    if one.units == other.units:
+        return False
     only_one, only_other = one.units - other.units, other.units - one.units
     shared_dimension = {dimension for dimension, _ in only_one} & {dimension for dimension, _ in only_other}
     return bool(shared_dimension) or bool((only_one or only_other) and one.numbers and not (only_one and only_other))
@@ -59,20 +61,12 @@ def _units_differ(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
 
 def _antonyms(one: TextFacts, other: TextFacts, aligned: Alignment) -> bool:
     """A word on one side whose opposite stands on the other, neither on both."""
-    mine, theirs = set(aligned.only_one), set(aligned.only_other)
-    if any(word in lexicon.ANTONYMS and not theirs.isdisjoint(lexicon.ANTONYMS[word]) for word in mine):
-        return True
-    if not theirs.isdisjoint(_without_prefix(mine)) or not mine.isdisjoint(_without_prefix(theirs)):
-        return True
+    mine, theirs = aligned.only_one, aligned.only_other
+    for facts, own, against in ((one, mine, theirs), (other, theirs, mine)):
+        for word, opposites in facts.opposites:
+            if word in own and not opposites.isdisjoint(against):
+                return True
     return one.language == "zh" and _chinese_antonyms(one, other, aligned)
-
-
-def _without_prefix(words: set[str]) -> set[str]:
-    """What is left of words that begin like an opposite: "unhealthy" -> "healthy". At least four letters."""
-    prefixes = lexicon.PREFIXES_OF_OPPOSITES
-    candidates = [word for word in words if len(word) > 4 and word.startswith(prefixes)]
-    rests = {word[len(prefix) :] for word in candidates for prefix in prefixes if word.startswith(prefix)}
-    return {rest for rest in rests if len(rest) >= 4}
 
 
 _ANTONYMS_ZH = tuple((word, opposites) for word, opposites in lexicon.ANTONYMS.items() if not word.isascii())
@@ -122,22 +116,22 @@ def _languages_differ(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
     """Written in two languages, or about two ("translate into French", "into German")."""
     if one.language != other.language:
         return True
-    mine, theirs = (facts.entities & lexicon.LANGUAGE_NAMES for facts in (one, other))
+    mine, theirs = one.languages_named, other.languages_named
     return bool(mine and theirs and mine != theirs)
 
 
 def _entities_differ(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
     """Each side names something that the other does not mention at all."""
-    mine = {name for name in one.entities - other.entities if name not in other.bag}
-    theirs = {name for name in other.entities - one.entities if name not in one.bag}
-    return bool(mine and theirs)
-
-
-def _entity_extra(one: TextFacts, other: TextFacts, aligned: Alignment) -> bool:
-    """One side names something more."""
-    if _entities_differ(one, other, aligned):
+    if one.entities == other.entities:
         return False
-    return bool(one.entities - other.entities - other.bag) or bool(other.entities - one.entities - one.bag)
+    return bool(one.entities - other.entities - other.bag) and bool(other.entities - one.entities - one.bag)
+
+
+def _entity_extra(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
+    """One side names something more."""
+    if one.entities == other.entities:
+        return False
+    return bool(one.entities - other.entities - other.bag) != bool(other.entities - one.entities - one.bag)
 
 
 def _length_differs(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
@@ -162,3 +156,5 @@ GUARDS: tuple[Guard, ...] = (
     Guard("substitution", "hint", lambda one, other, aligned: aligned.substitutes),
     Guard("length", "hint", _length_differs),
 )
+
+_FINDINGS = {guard.name: Finding(guard.name, guard.strength) for guard in GUARDS}

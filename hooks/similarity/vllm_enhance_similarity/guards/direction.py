@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_enhance_similarity.guards import lexicon
-from vllm_enhance_similarity.guards.facts import stem
+from vllm_enhance_similarity.guards.stems import stem
 
 if TYPE_CHECKING:
     from vllm_enhance_similarity.guards.alignment import Alignment
     from vllm_enhance_similarity.guards.facts import TextFacts
 
-__all__ = ["reverses"]
+__all__ = ["directed", "ordered", "reverses"]
 
 # What stands between two things gives them a direction; "and", "or", "vs" do not.
 _DIRECTED = frozenset(
@@ -106,17 +106,39 @@ _SYMMETRIC = frozenset(["and", "or", "vs", "versus", "between", "&", "和", "与
 
 def reverses(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
     """True if the two say the same words with two of them exchanged, in a way that has a direction."""
-    mine, theirs = _content(one), _content(other)
+    mine, theirs = one.ordered, other.ordered
     if mine == theirs or len(mine) > 60 or len(theirs) > 60:
         return False
-    if sorted(mine) == sorted(theirs):
+    if len(mine) == len(theirs) and sorted(mine) == sorted(theirs):
         return _exchanged(mine, theirs)
-    return _reversed_about_connective(one, other)
+    # Other words too, but the two things about a directed word ("from", "to", "than") have changed places.
+    sides = other.directed
+    return any(first != second and sides.get(word) == (second, first) for word, (first, second) in one.directed.items())
 
 
-def _content(facts: TextFacts) -> list[str]:
-    # Politeness and articles move freely; prepositions and verbs stay, since they carry the direction.
-    return [token for token in facts.stems if token not in _FREE]
+def ordered(stems: tuple[str, ...]) -> tuple[str, ...]:
+    """The stems whose order counts: politeness and articles move freely, prepositions and verbs carry the direction."""
+    return tuple([token for token in stems if token not in _FREE])
+
+
+def directed(stems: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    """The things next to each directed word where it stands first, function words aside; both must be there."""
+    found: dict[str, tuple[str, str]] = {}
+    seen: dict[str, str] = {}  # the thing before each directed word
+    waiting: list[str] = []
+    before = ""
+    for token in stems:
+        thing = token not in lexicon.FUNCTION_WORDS
+        if thing and waiting:
+            found.update((word, (seen[word], token)) for word in waiting)
+            waiting.clear()
+        if token in _DIRECTED and token not in seen:
+            seen[token] = before
+            if before:
+                waiting.append(token)
+        if thing:
+            before = token
+    return found
 
 
 _FREE = frozenset(
@@ -143,7 +165,7 @@ _FREE = frozenset(
 )
 
 
-def _exchanged(mine: list[str], theirs: list[str]) -> bool:
+def _exchanged(mine: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
     """Same words in another order: harmless only if one block moved, or if a symmetric word joins what changed."""
     start = 0
     while mine[start] == theirs[start]:
@@ -159,19 +181,3 @@ def _exchanged(mine: list[str], theirs: list[str]) -> bool:
         return block[0] in lexicon.ENTITIES and block[1] in lexicon.ENTITIES
     # "in Python, sort" -> "sort in Python" moves one block; "A to B" -> "B to A" needs more than one move.
     return not any(block[cut:] + block[:cut] == other for cut in range(1, len(block)))
-
-
-def _reversed_about_connective(one: TextFacts, other: TextFacts) -> bool:
-    """Other words too, but the two things about a directed word ("from", "to", "than") have changed places."""
-    for connective in set(one.stems) & set(other.stems) & _DIRECTED:
-        first, second = _sides(one.stems, connective), _sides(other.stems, connective)
-        if first and second and first != second and first == second[::-1]:
-            return True
-    return False
-
-
-def _sides(stems: tuple[str, ...], connective: str) -> tuple[str, str] | None:
-    position = stems.index(connective)
-    before = [token for token in stems[:position] if token not in lexicon.FUNCTION_WORDS]
-    after = [token for token in stems[position + 1 :] if token not in lexicon.FUNCTION_WORDS]
-    return (before[-1], after[0]) if before and after else None

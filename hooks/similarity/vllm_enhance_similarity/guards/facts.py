@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from functools import lru_cache
 
 import msgspec
 
 from vllm_enhance_similarity.guards import lexicon
+from vllm_enhance_similarity.guards.direction import directed, ordered
 from vllm_enhance_similarity.guards.numbers import read_numbers
 from vllm_enhance_similarity.guards.questions import QuestionType, question_type, questions_asked
+from vllm_enhance_similarity.guards.stems import stem
 
-__all__ = ["TextFacts", "is_cjk", "read_facts", "stem"]
+__all__ = ["TextFacts", "read_facts"]
 
 _TOKEN = re.compile(
     r"[\u3400-\u4dbf\u4e00-\u9fff]|[a-zà-öø-ÿ]+(?:'[a-z]+)?|\d+(?:[.,:]\d+)*|[\u3040-\u30ff]+|[\uac00-\ud7af]+|"
@@ -28,6 +31,10 @@ _CODE = re.compile(
     re.M,
 )
 _CODE_BLOCK = re.compile(r"```.*?(?:```|$)|`[^`\n]+`", re.S)
+# One of these stands in whatever the patterns above and below find; to look for a sign is quicker than to try them.
+_CODE_SIGN = re.compile(r"[`{};:(*=<]")
+_LINK_SIGN = re.compile(r"@|http|www")
+_QUOTE_SIGN = re.compile('["“「《‘]')
 _LINK = re.compile(r"https?://\S+|www\.\S+|\b[\w.+-]+@[\w-]+\.[\w.]+\b")
 _QUOTED = re.compile(r"\"([^\"]{1,80})\"|“([^”]{1,80})”|「([^」]{1,80})」|《([^》]{1,80})》|‘([^’]{1,80})’")
 _UNSURE_UNITS = frozenset(
@@ -45,14 +52,30 @@ _SCRIPTS = (
 
 
 class TextFacts(msgspec.Struct, frozen=True):
-    """One text, read. Tokens are lower-case words, or single characters in Chinese."""
+    """One text, read. Tokens are lower-case words, or single characters in Chinese.
+
+    What can be said of one text is said here, once, so that a pair takes little: a stored question is compared often.
+
+    Attributes:
+        bag: the distinct stems.
+        content: the tokens that are no function words.
+        ordered, directed: see `direction`.
+        opposites: of each token that has some, the tokens that would say the opposite.
+        languages_named: "French", 英语.
+    """
 
     tokens: tuple[str, ...]
     stems: tuple[str, ...]
+    bag: frozenset[str]
+    content: tuple[str, ...]
+    ordered: tuple[str, ...]
+    directed: dict[str, tuple[str, str]]
+    opposites: tuple[tuple[str, frozenset[str]], ...]
     numbers: frozenset[str]
     units: frozenset[tuple[str, str]]
     negations: int
     entities: frozenset[str]
+    languages_named: frozenset[str]
     question: QuestionType
     questions: int
     language: str
@@ -60,50 +83,37 @@ class TextFacts(msgspec.Struct, frozen=True):
     links: frozenset[str]
     quoted: frozenset[str]
 
-    @property
-    def bag(self) -> frozenset[str]:
-        return frozenset(self.stems)
-
 
 @lru_cache(maxsize=8192)
 def read_facts(text: str) -> TextFacts:
     """Read one text; a few tens of microseconds, remembered."""
-    plain = _plain(text)
+    plain = text if text.isascii() else _plain(text)
     lowered = plain.lower()
-    tokens = tuple(_expand(_TOKEN.findall(lowered)))
+    tokens = _expand(_TOKEN.findall(lowered))
+    stems = tuple(map(stem, tokens))
     language = _language(lowered, tokens)
     chinese = language == "zh"
+    entities = _entities(plain, tokens, chinese)
     return TextFacts(
         tokens=tokens,
-        stems=tuple(stem(token) for token in tokens),
+        stems=stems,
+        bag=frozenset(stems),
+        content=tuple([token for token in tokens if token not in lexicon.FUNCTION_WORDS]),
+        ordered=ordered(stems),
+        directed=directed(stems),
+        opposites=tuple([(token, found) for token in tokens if (found := _opposites(token))]),
         numbers=read_numbers(tokens, lowered if chinese else ""),
         units=_units(tokens, lowered if chinese else ""),
         negations=_negations_zh(lowered) if chinese else _negations(lowered, tokens),
-        entities=_entities(plain, tokens, chinese),
+        entities=entities,
+        languages_named=entities & lexicon.LANGUAGE_NAMES,
         question=question_type(lowered, tokens, chinese),
         questions=questions_asked(lowered, chinese),
         language=language,
-        code=" ".join(" ".join(_CODE_BLOCK.findall(plain)).split()) or ("code" if _CODE.search(plain) else ""),
-        links=frozenset(_LINK.findall(lowered)),
-        quoted=frozenset("".join(groups).lower().strip() for groups in _QUOTED.findall(plain)),
+        code=_code(plain) if _CODE_SIGN.search(plain) else "",
+        links=frozenset(_LINK.findall(lowered)) if _LINK_SIGN.search(lowered) else frozenset(),
+        quoted=_quoted(plain) if _QUOTE_SIGN.search(plain) else frozenset(),
     )
-
-
-def is_cjk(token: str) -> bool:
-    """True for a single Chinese character."""
-    return len(token) == 1 and "\u3400" <= token <= "\u9fff"
-
-
-@lru_cache(maxsize=65536)
-def stem(token: str) -> str:
-    """Strip plain English endings; enough to equate inflections, too little to equate words."""
-    if len(token) < 4 or not token.isascii():
-        return token
-    for ending, replacement in (("ies", "y"), ("sses", "ss"), ("ing", ""), ("ed", ""), ("es", ""), ("s", "")):
-        if token.endswith(ending) and len(token) - len(ending) >= 3 and not token.endswith("ss"):
-            base = token[: len(token) - len(ending)] + replacement
-            return base[:-1] if len(base) > 3 and base[-1] == base[-2] and base[-1] not in "lsz" else base.rstrip("e")
-    return token.rstrip("e") if len(token) > 4 else token
 
 
 def _plain(text: str) -> str:
@@ -111,7 +121,25 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFKC", text).replace("\u2019", "'").replace("\u2018", "'")
 
 
-def _expand(tokens: list[str]) -> list[str]:
+def _code(plain: str) -> str:
+    return " ".join(" ".join(_CODE_BLOCK.findall(plain)).split()) or ("code" if _CODE.search(plain) else "")
+
+
+def _quoted(plain: str) -> frozenset[str]:
+    return frozenset("".join(groups).lower().strip() for groups in _QUOTED.findall(plain))
+
+
+@lru_cache(maxsize=65536)
+def _opposites(token: str) -> frozenset[str]:
+    """Of "unhealthy": "healthy", and what the table says. What is left without a prefix has at least four letters."""
+    prefixes = lexicon.PREFIXES_OF_OPPOSITES
+    if len(token) <= 4 or not token.startswith(prefixes):
+        return lexicon.ANTONYMS.get(token, frozenset())
+    rests = {token[len(prefix) :] for prefix in prefixes if token.startswith(prefix)}
+    return lexicon.ANTONYMS.get(token, frozenset()) | {rest for rest in rests if len(rest) >= 4}
+
+
+def _expand(tokens: list[str]) -> tuple[str, ...]:
     """Contractions become the words they stand for: don't -> do not, what's -> what is."""
     words: list[str] = []
     for token in tokens:
@@ -127,7 +155,7 @@ def _expand(tokens: list[str]) -> list[str]:
             words.append(head)
             if tail in _TAILS:
                 words.append(_TAILS[tail])
-    return words
+    return tuple(map(sys.intern, words))  # the same words in all texts: one string each
 
 
 _WHOLE = {"can't": ("can", "not"), "won't": ("will", "not"), "shan't": ("shall", "not"), "let's": ("let", "us")}
@@ -139,15 +167,25 @@ _BARE = {
 _TAILS = {"s": "is", "re": "are", "ll": "will", "ve": "have", "d": "would", "m": "am"}
 
 
+_MARKED = {
+    word: tuple(code for code, marks in lexicon.LANGUAGE_MARKERS.items() if word in marks)
+    for word in frozenset().union(*lexicon.LANGUAGE_MARKERS.values())
+}
+
+
 def _language(lowered: str, tokens: tuple[str, ...]) -> str:
-    counts = {name: len(pattern.findall(lowered)) for name, pattern in _SCRIPTS}
-    if counts["ja"]:
-        return "ja"
-    name = max(counts, key=lambda key: counts[key])
-    latin = sum(len(token) > 1 and token[0].isalpha() and token[0] < "\u0250" for token in tokens)
-    if counts[name] and counts[name] * 2 >= latin:
-        return name
-    scores = {code: sum(token in marks for token in tokens) for code, marks in lexicon.LANGUAGE_MARKERS.items()}
+    if not lowered.isascii():
+        counts = {name: len(pattern.findall(lowered)) for name, pattern in _SCRIPTS}
+        if counts["ja"]:
+            return "ja"
+        name = max(counts, key=lambda key: counts[key])
+        latin = sum(len(token) > 1 and token[0].isalpha() and token[0] < "\u0250" for token in tokens)
+        if counts[name] and counts[name] * 2 >= latin:
+            return name
+    scores = dict.fromkeys(lexicon.LANGUAGE_MARKERS, 0)
+    for token in tokens:
+        for code in _MARKED.get(token, ()):
+            scores[code] += 1
     best = max(scores, key=lambda key: scores[key])
     # English unless another language clearly says otherwise: two marks more, and enough of the text.
     return best if scores[best] >= scores["en"] + 2 and scores[best] * 4 >= len(tokens) else "en"
@@ -165,7 +203,7 @@ def _units(tokens: tuple[str, ...], chinese: str) -> frozenset[tuple[str, str]]:
         # Single letters and a few common words mean a unit only behind a number.
         if after_number or (len(token) > 1 and unit[0] not in ("time", "clock") and token not in _UNSURE_UNITS):
             found.add(unit)
-    for alias, unit in lexicon.UNITS_ZH.items():
+    for alias, unit in lexicon.UNITS_ZH.items() if chinese else ():
         if alias in chinese and (
             len(alias) > 1 or re.search(rf"[\d一二三四五六七八九十百千万两几]\s*{alias}", chinese)
         ):
@@ -174,7 +212,7 @@ def _units(tokens: tuple[str, ...], chinese: str) -> frozenset[tuple[str, str]]:
 
 
 def _negations(lowered: str, tokens: tuple[str, ...]) -> int:
-    if not any(token in lexicon.NEGATIONS for token in tokens):
+    if lexicon.NEGATIONS.isdisjoint(tokens):
         return 0
     ignored = sum(len(re.findall(r"\b(?:not|no)\b", match)) for match in _OR_NOT.findall(lowered))
     return max(0, sum(token in lexicon.NEGATIONS for token in tokens) - ignored)
@@ -187,22 +225,31 @@ def _negations_zh(lowered: str) -> int:
     return sum(lowered.count(word) for word in lexicon.NEGATIONS_ZH)
 
 
+_NO_NAMES = frozenset(("us", "march", "may", "word"))  # in small letters
+
+
 def _entities(plain: str, tokens: tuple[str, ...], chinese: bool) -> frozenset[str]:
-    found = {token for token in tokens if token in lexicon.ENTITIES and token not in ("us", "march", "may", "word")}
+    found = set(lexicon.ENTITIES.intersection(tokens)) - _NO_NAMES
     if chinese:
         found.update(name for name in lexicon.ENTITIES_ZH if name in plain)
         found.update(word.lower() for word in re.findall(r"[A-Za-z][A-Za-z0-9+#.-]*", plain))
         return frozenset(found)
+    if plain.islower():
+        return frozenset(found)
     words = list(_CAPITAL.finditer(plain))
-    shouting = sum(match.group()[0].isupper() for match in words) > 0.6 * len(words) and len(words) > 3
-    for match in words:
+    capital = [match for match in words if not match.group().islower()]
+    if len(words) > 3 and sum([match.group()[0].isupper() for match in capital]) > 0.6 * len(words):  # SHOUTING
+        return frozenset(found)
+    for match in capital:
         word = match.group().rstrip(".'")
         if word.endswith("'s"):
             word = word[:-2]
+        lowered = word.lower()
+        if len(word) < 2 or lowered in lexicon.FUNCTION_WORDS or lowered in ("i'm", "i've", "i'd", "i'll"):
+            continue
         inner_capital = any(letter.isupper() for letter in word[1:])
-        starts = _SENTENCE_START.search(plain[max(0, match.start() - 8) : match.start()]) is not None
-        if not shouting and len(word) > 1 and (inner_capital or (word[0].isupper() and not starts)):
-            lowered = word.lower()
-            if lowered not in lexicon.FUNCTION_WORDS and lowered not in ("i'm", "i've", "i'd", "i'll"):
-                found.add(stem(lowered))
+        if inner_capital or (
+            word[0].isupper() and not _SENTENCE_START.search(plain, max(0, match.start() - 8), match.start())
+        ):
+            found.add(stem(lowered))
     return frozenset(found)

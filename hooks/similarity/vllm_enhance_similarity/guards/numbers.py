@@ -30,12 +30,12 @@ def read_numbers(tokens: tuple[str, ...], chinese: str = "") -> frozenset[str]:
         tokens = tuple(token for token in tokens if token not in scaled.values())
     position = 0
     while position < len(tokens):
-        value, used = _word_number(tokens, position)
+        token = tokens[position]
+        value, used = _word_number(tokens, position) if token in NUMBER_WORDS else (0.0, 0)
         if used:
             found.add(_form(value))
             position += used
             continue
-        token = tokens[position]
         if token[0].isdigit():
             found.add(_digits(token, tokens[position + 1] if position + 1 < len(tokens) else ""))
         elif token in ORDINAL_WORDS and token not in ("first", "second"):

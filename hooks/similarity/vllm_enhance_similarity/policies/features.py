@@ -6,13 +6,14 @@ Pure. The names below are the columns, in order; a stored model is only used wit
 from __future__ import annotations
 
 import math
-from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_enhance_similarity.guards.facts import read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
 
     from vllm_enhance_similarity.guards.facts import TextFacts
     from vllm_enhance_similarity.policies.base import Neighbour
@@ -87,8 +88,7 @@ def _may_stand(text: str, member: Neighbour, members: Sequence[Neighbour]) -> bo
     if _EXCHANGES.isdisjoint(member.hints):
         return True
     exchanged = read_facts(member.text).bag - read_facts(text).bag
-    witnesses = [each for each in members if not exchanged <= read_facts(each.text).bag]
-    return len(witnesses) >= _WITNESSES
+    return sum(not exchanged <= read_facts(each.text).bag for each in members) >= _WITNESSES
 
 
 FEATURES = (
@@ -196,7 +196,7 @@ def _pair_features(text: str, vote: Vote, rarity: Callable[[str], float]) -> tup
     coverage = shared / whole if whole > 0 else float(mine == theirs)
     hints = vote.choice.hints
     return (
-        len(mine & theirs) / max(1, len(mine | theirs)),
+        _overlap(mine, theirs),
         coverage,
         max(0.0, coverage - 0.6),
         max(0.0, coverage - 0.9),
@@ -207,7 +207,7 @@ def _pair_features(text: str, vote: Vote, rarity: Callable[[str], float]) -> tup
         math.log1p(missing_theirs),
         _overlap(_bigrams(asked), _bigrams(stored)),
         _overlap(_trigrams(text), _trigrams(vote.choice.text)),
-        float(Counter(asked.tokens) == Counter(stored.tokens)),
+        float(len(asked.tokens) == len(stored.tokens) and sorted(asked.tokens) == sorted(stored.tokens)),
         float(asked.tokens[:1] == stored.tokens[:1]),
         float(asked.question == stored.question),
         min(len(asked.tokens), len(stored.tokens)) / max(1, len(asked.tokens), len(stored.tokens)),
@@ -219,12 +219,13 @@ def _pair_features(text: str, vote: Vote, rarity: Callable[[str], float]) -> tup
     )
 
 
-def _overlap(one: frozenset[object] | set[object], other: frozenset[object] | set[object]) -> float:
-    return len(one & other) / max(1, len(one | other))
+def _overlap(one: AbstractSet[object], other: AbstractSet[object]) -> float:
+    both = len(one & other)
+    return both / max(1, len(one) + len(other) - both)
 
 
 def _bigrams(facts: TextFacts) -> set[object]:
-    return set(zip(facts.stems, facts.stems[1:], strict=False))
+    return {*pairwise(facts.stems)}
 
 
 def _trigrams(text: str) -> set[object]:
