@@ -107,8 +107,8 @@ def load_plugins(chosen: Iterable[str] = (), *, installed: Iterable[EntryPoint] 
     """Load hook packages.
 
     Args:
-        chosen: ``--enhance-hooks``: names of entry points or ``module:object``; empty means all that are installed,
-            ``none`` means none.
+        chosen: ``--enhance-hooks``: names of entry points, ``module:object``, or ``name=module:object``, which is known
+            by that name and so can stand in the place of a package; empty means all that are installed, ``none`` none.
         installed: the entry points to choose from; by default those of this environment.
 
     Raises:
@@ -121,7 +121,8 @@ def load_plugins(chosen: Iterable[str] = (), *, installed: Iterable[EntryPoint] 
     found = {point.name: point for point in (entry_points(group=GROUP) if installed is None else installed)}
     for name in wanted or sorted(found):
         if ":" in name:
-            _load(result, name, EntryPoint(name=name, value=name, group=GROUP), "local")
+            called, _, value = name.rpartition("=")
+            _load(result, called or value, EntryPoint(name=called or value, value=value, group=GROUP), "local")
         elif name in found:
             _load(result, name, found[name], _origin(found[name]))
         else:

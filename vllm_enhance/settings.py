@@ -177,7 +177,8 @@ CORE_SETTINGS: tuple[Setting, ...] = (
         name="hooks",
         kind="words",
         default="",
-        help="Which hook packages to load: entry-point names, or module:object for a file of your own. Unset loads "
+        help="Which hook packages to load: entry-point names, or module:object for a file of your own; "
+        "name=module:object gives it a name, such as that of the package that it replaces. Unset loads "
         "every installed package; none loads none.",
     ),
     Setting(

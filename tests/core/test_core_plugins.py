@@ -109,8 +109,11 @@ def test_a_local_file_by_module_and_object(tmp_path: Path, monkeypatch: pytest.M
         encoding="utf-8",
     )
     monkeypatch.syspath_prepend(tmp_path)
-    plugins = load_plugins(["my_own_hook:Hook"], installed=[])
-    assert [(p.name, p.source, p.hooks) for p in plugins.loaded] == [("my_own_hook:Hook", "local", ("pre_request",))]
+    plugins = load_plugins(["my_own_hook:Hook", "mine=my_own_hook:Hook"], installed=[])
+    assert [(p.name, p.source, p.hooks) for p in plugins.loaded] == [
+        ("my_own_hook:Hook", "local", ("pre_request",)),
+        ("mine", "local", ("pre_request",)),
+    ]
     sys.modules.pop("my_own_hook")
 
 

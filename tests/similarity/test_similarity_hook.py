@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 from similarity_support import ENGINE, Bench, record
+from vllm_enhance_similarity.judges import CallableJudge, Judge
 from vllm_enhance_similarity.options import SETTINGS, SimilarityOptions
 from vllm_enhance_similarity.plugin import SimilarityHook
 
@@ -33,8 +34,11 @@ Start = Callable[..., Awaitable[Bench]]
 async def start(minilm: str) -> AsyncIterator[Start]:
     started: list[SimilarityHook] = []
 
-    async def make(*, generate_idle: Any = None, ready: bool = True, **options: Any) -> Bench:
-        hook = SimilarityHook(SimilarityOptions(**({"embedding_model": minilm, "similarity_deadline": 30.0} | options)))
+    async def make(
+        *, generate_idle: Any = None, judge: Judge | None = None, ready: bool = True, **options: Any
+    ) -> Bench:
+        chosen = SimilarityOptions(**({"embedding_model": minilm, "similarity_deadline": 30.0} | options))
+        hook = SimilarityHook(chosen, judge)
         bench = Bench(hook)
         context = HookContext(
             settings=Settings(SettingsTable(SETTINGS), {}, {}),
@@ -170,6 +174,40 @@ async def test_the_served_model_judges_and_the_bounded_policy_learns(start: Star
     assert stats["policy"]["labels"] == stats["verdicts"]["same"] + stats["verdicts"]["different"]
     assert stats["policy"]["judge_says_different_of_same"] < 0.01
     assert any("Water them" in prompt for prompt in prompts)
+
+
+@pytest.mark.parametrize(("setting", "judge"), [("auto", "words"), ("equal", "equal"), ("none", None)])
+async def test_a_judge_of_the_operators_own(start: Start, setting: str, judge: str | None) -> None:
+    heard: list[tuple[str, str, str]] = []
+
+    async def same(question: str, one: str, other: str) -> bool | None:
+        heard.append((question, one, other))
+        return one.split()[0] == other.split()[0]
+
+    bench = await start(judge=CallableJudge(same, name="words", errs=False), similarity_judge=setting)
+    stats = bench.hook.stats()
+    assert (stats["judge"], stats["policy"]["policy"]) == (judge, "threshold" if judge is None else "bounded")
+    await bench.generate("What is the capital of Norway?", "Oslo.")
+    await bench.generate("Which city is the capital of Norway?", "Oslo. It lies on a fjord.")
+    own = judge == "words"
+    assert heard == [("Which city is the capital of Norway?", "Oslo. It lies on a fjord.", "Oslo.")] * own
+    assert bench.hook.stats()["verdicts"]["same"] == own
+
+
+async def test_a_judge_that_fails_gives_no_verdict_and_the_answer_is_stored(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(question: str, one: str, other: str) -> bool | None:
+        raise OSError("no judge to be had for a question about Norway")
+
+    bench = await start(judge=CallableJudge(fails, name="absent"))
+    for city in ("Norway", "Peru", "Kenya", "Japan"):
+        await bench.generate(f"What is the capital of {city}?", f"The capital of {city}.")
+    stats = bench.hook.stats()
+    assert stats["index"]["entries"] == 4
+    assert stats["verdicts"] == {"same": 0, "different": 0, "none": 3}
+    said = [record.message for record in caplog.records if "judge" in record.message and "failed" in record.message]
+    assert said == [f"similarity: judge absent failed {times} times: OSError" for times in (1, 2)]
 
 
 async def test_invalidation_and_the_race_with_a_running_generation(start: Start) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vllm_enhance.records import GenerationRecord
     from vllm_enhance.settings import Setting
     from vllm_enhance_similarity.feedback import Feedback
+    from vllm_enhance_similarity.judges import Judge
     from vllm_enhance_similarity.service import Consideration, SimilarityService
 
 __all__ = ["CONSIDERED", "SimilarityHook"]
@@ -56,10 +57,12 @@ class SimilarityHook:
 
     Args:
         options: instead of settings.
+        judge: the operator's own, for `--enhance-similarity-judge auto`; see `judges.CallableJudge`.
     """
 
-    def __init__(self, options: SimilarityOptions | None = None) -> None:
+    def __init__(self, options: SimilarityOptions | None = None, judge: Judge | None = None) -> None:
         self._options = options
+        self._judge = judge
         self._service: SimilarityService | None = None
         self._account: Account | None = None
         self._feedback: Feedback | None = None
@@ -224,7 +227,7 @@ class SimilarityHook:
             self._off_because = options.off_because
             logger.info("%s", options.off_because)
             return Standby()
-        service, self._feedback = await asyncio.to_thread(_make_service, options, context)
+        service, self._feedback = await asyncio.to_thread(_make_service, options, context, self._judge)
         service.start()
         self._service = service
         self._off_because = ""
@@ -363,7 +366,9 @@ def _answer_text(payload: bytes) -> str | None:
     return record.choices[0].text if record.choices else None
 
 
-def _make_service(options: SimilarityOptions, context: HookContext) -> tuple[SimilarityService, Feedback]:
+def _make_service(
+    options: SimilarityOptions, context: HookContext, judge: Judge | None
+) -> tuple[SimilarityService, Feedback]:
     from vllm_enhance_similarity.feedback import Feedback
     from vllm_enhance_similarity.service import SimilarityService
 
@@ -372,5 +377,6 @@ def _make_service(options: SimilarityOptions, context: HookContext) -> tuple[Sim
         generate_idle=context.generate_idle,
         clock=context.clock,
         process=context.api_process[0],
+        judge=judge,
     )
     return service, Feedback(service, options.similarity_ttl, context.clock)

@@ -79,6 +79,7 @@ class SimilarityService:
         generate_idle: Callable[[str, int], Awaitable[str | None]] | None,
         clock: Callable[[], float],
         process: int = 0,
+        judge: Judge | None = None,
     ) -> None:
         self.options = options
         self._clock = clock
@@ -89,7 +90,7 @@ class SimilarityService:
                 options.embedding_model, backend=options.embedding_backend, device=options.embedding_device
             )
         )
-        self.judge: Judge | None = choose_judge(options, self.embedder, generate_idle)
+        self.judge: Judge | None = choose_judge(options, self.embedder, generate_idle, judge)
         self.policy: DecisionPolicy = choose_policy(options, self.judge)
         self.corrections = Corrections()
         self.matcher: Matcher | None = None
@@ -97,7 +98,7 @@ class SimilarityService:
         """Whether what the policy has learned is kept in a store; then no other process' file is read."""
         self.restore_reason = "not_started"
         self.verdicts = {"same": 0, "different": 0, "none": 0}
-        self._judged = 0
+        self._judged = self._judge_faults = 0
         self._match_thread = ThreadPoolExecutor(1, "enhance-similarity")
         self._slow_thread = ThreadPoolExecutor(1, "enhance-similarity-slow")
         self._slow: asyncio.Future[Any] | None = None
@@ -200,23 +201,35 @@ class SimilarityService:
         judge = self.judge
         if judge is None:
             return None
-        verdict = await judge.same(question, answer, other)
+        verdict = await self._ask(judge, question, answer, other)
         self.verdicts["none" if verdict is None else "same" if verdict else "different"] += 1
         self._judged += 1
         if judge.errs and self._judged % _PROBE_EVERY == 0 and isinstance(self.policy, BoundedPolicy):
             await self._probe(judge, question, answer)
         return verdict
 
+    async def _ask(self, judge: Judge, question: str, answer: str, other: str) -> bool | None:
+        """A judge that fails gives no verdict; the answer is stored all the same."""
+        try:
+            return await judge.same(question, answer, other)
+        except Exception as fault:
+            self._judge_faults += 1
+            if self._judge_faults.bit_count() == 1:  # the first, second, fourth, eighth ...
+                logger.warning(
+                    "similarity: judge %s failed %d times: %s", judge.name, self._judge_faults, type(fault).__name__
+                )
+            return None
+
     async def _probe(self, judge: Judge, question: str, answer: str) -> None:
         """Ask about pairs whose truth is known: the answer in another layout, and no answer at all."""
         policy = self.policy
         if not isinstance(policy, BoundedPolicy):
             return
-        known_same = await judge.same(question, answer, f"Answer: {answer}")
+        known_same = await self._ask(judge, question, answer, f"Answer: {answer}")
         if known_same is not None:
             policy.probe(True, known_same)
         no_answer = f"I can not say anything about this. {secrets.token_hex(4)}"
-        known_different = await judge.same(question, answer, no_answer)
+        known_different = await self._ask(judge, question, answer, no_answer)
         if known_different is not None:
             policy.probe(False, known_different)
 
@@ -310,9 +323,12 @@ def choose_judge(
     options: SimilarityOptions,
     embedder: BatchingEmbedder,
     generate_idle: Callable[[str, int], Awaitable[str | None]] | None,
+    own: Judge | None = None,
 ) -> Judge | None:
-    """The judge that the options ask for; None if there is none to be had."""
+    """The judge that the options ask for; None if there is none to be had. `own` is the one that `auto` prefers."""
     kind = options.similarity_judge
+    if kind == "auto" and own is not None:
+        return own
     if kind == "auto":
         kind = "model" if generate_idle is not None else "none"
     if kind == "model" and generate_idle is not None:
