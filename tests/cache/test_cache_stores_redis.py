@@ -18,7 +18,7 @@ from vllm_enhance_cache.envelope import Envelope
 from vllm_enhance_cache.errors import StoreFault
 from vllm_enhance_cache.options import SETTINGS
 from vllm_enhance_cache.plugin import CacheHook
-from vllm_enhance_cache.stores import open_store
+from vllm_enhance_cache.stores import open_store, redis_url
 
 from vllm_enhance.context import HookContext
 from vllm_enhance.metrics import Metrics
@@ -49,6 +49,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 class RedisContract(StoreContract):
     shared = True
     url = ""
+
+    @pytest.fixture(autouse=True)
+    def _patient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is tested is what a store does, not how fast: a thousand writes at once take longer than a second."""
+        monkeypatch.setattr(redis_url, "TIMEOUT_SECONDS", 30.0)
 
     def value_of(self, text: bytes, key: bytes, tags: EntryTags) -> bytes:
         return sealed(text, key, tags)
