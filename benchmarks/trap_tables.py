@@ -36,7 +36,27 @@ PARALLEL = [
     ("What is artificial intelligence?", "¿Qué es la inteligencia artificial?", "Was ist künstliche Intelligenz?", "什么是人工智能？"),
     ("Where can I buy a bicycle?", "Où puis-je acheter un vélo ?", "Wo kann ich ein Fahrrad kaufen?", "在哪里可以买自行车？"),
     ("What is the population of Germany?", "Quelle est la population de l'Allemagne ?", "¿Cuál es la población de Alemania?", "德国有多少人口？"),
+    ("How tall is the Eiffel Tower?", "Quelle est la hauteur de la tour Eiffel ?", "Quanto è alta la torre Eiffel?", "Qual é a altura da Torre Eiffel?"),
+    ("Who painted the Mona Lisa?", "Qui a peint la Joconde ?", "Wer malte die Mona Lisa?", "¿Quién pintó la Mona Lisa?"),
+    ("When did World War II end?", "Wann endete der Zweite Weltkrieg?", "¿Cuándo terminó la Segunda Guerra Mundial?", "Wanneer eindigde de Tweede Wereldoorlog?"),
+    ("Is Python easy to learn?", "Python est-il facile à apprendre ?", "¿Es fácil aprender Python?", "Is Python makkelijk te leren?"),
+    ("I forgot my password", "J'ai oublié mon mot de passe", "Ich habe mein Passwort vergessen", "Esqueci minha senha"),
+    ("Can I use Netflix offline?", "Puis-je utiliser Netflix hors ligne ?", "Kann ich Netflix offline nutzen?", "Posso usare Netflix offline?"),
+    ("How does Google Maps work?", "Hur fungerar Google Maps?", "Jak działa Google Maps?", "Google Maps nasıl çalışır?"),
 ]  # fmt: skip
+
+# Without the small words that tell a language.
+PARALLEL_SHORT = [
+    ("best pizza recipe", "la mejor receta de pizza", "la migliore ricetta della pizza", "beste pizzarecept"),
+    (
+        "Bitcoin price history",
+        "Historique du prix du Bitcoin",
+        "Bitcoin Preisentwicklung",
+        "Historia del precio del Bitcoin",
+    ),
+    ("chocolate cake calories", "calories gâteau chocolat", "Schokoladenkuchen Kalorien", "calorías tarta chocolate"),
+    ("Berlin population", "Berlin Einwohnerzahl", "población de Berlín", "populacja Berlina"),
+]
 
 CHINESE = {
     "number": [

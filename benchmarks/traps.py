@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from common import CACHE, embedding_model, embedding_option, finish
 from quality import embed, read_texts
-from trap_tables import ANTONYM_PAIRS, CHINESE, NAMES, PARALLEL, UNIT_PAIRS
+from trap_tables import ANTONYM_PAIRS, CHINESE, NAMES, PARALLEL, PARALLEL_SHORT, UNIT_PAIRS
 from vllm_enhance_similarity.guards.compare import compare_texts
 from vllm_enhance_similarity.policies.base import DecisionPolicy, Neighbour
 from vllm_enhance_similarity.policies.bounded import BoundedParameters, BoundedPolicy
@@ -151,12 +151,20 @@ def question_word(text: str, dice: random.Random) -> Pair | None:
 
 
 def language(text: str, dice: random.Random) -> Pair | None:
-    """The same question in another language, or the same with another language asked for."""
-    if dice.random() < 0.5:
+    """The same question in another language, or the same with another language asked for, or with one."""
+    form = dice.randrange(3)
+    if form == 0:
         one, other = dice.sample(dice.choice(PARALLEL), 2)
         return one, other
     one, other = dice.sample(("French", "German", "Spanish", "Chinese", "Hindi"), 2)
-    return f"{text} Answer in {one}.", f"{text} Answer in {other}."
+    asks = dice.choice((f"{text} Answer in {other}.", f"{text} In {other}, please.", f"Explain in {other}: {text}"))
+    return (f"{text} Answer in {one}.", f"{text} Answer in {other}.") if form == 1 else (text, asks)
+
+
+def language_short(text: str, dice: random.Random) -> Pair | None:
+    """Key words in two languages, nothing else."""
+    one, other = dice.sample(dice.choice(PARALLEL_SHORT), 2)
+    return one, other
 
 
 def chinese(kind: str) -> Edit:
@@ -212,6 +220,7 @@ def number_as_word(text: str, dice: random.Random) -> Pair | None:
 TRAPS: dict[str, Edit] = {
     "number": number, "unit": unit, "negation": negation, "antonym": antonym, "entity": entity,
     "direction": direction, "question_word": question_word, "language": language,
+    "language_short": language_short,
     **{f"zh_{kind}": chinese(kind) for kind in CHINESE if not kind.startswith("harmless")},
 }  # fmt: skip
 HARMLESS: dict[str, Edit] = {

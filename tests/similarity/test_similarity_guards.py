@@ -42,6 +42,19 @@ REFUSED = [
     ("question_type", "怎么学编程", "为什么学编程"),
     ("language", "what is artificial intelligence", "什么是人工智能"),
     ("language", "what is the capital of Norway", "Was ist die Hauptstadt von Norwegen"),
+    ("language", "Who wrote Don Quixote?", "¿Quién escribió Don Quijote?"),
+    ("language", "Qui a écrit Don Quichotte ?", "¿Quién escribió Don Quijote?"),
+    ("language", "Who painted the Mona Lisa?", "Qui a peint la Joconde ?"),
+    ("language", "What is artificial intelligence?", "Was ist künstliche Intelligenz?"),
+    ("language", "Is Python easy to learn?", "Is Python makkelijk te leren?"),
+    ("language", "How tall is the Eiffel Tower?", "Qual é a altura da Torre Eiffel?"),
+    ("language", "How tall is the Eiffel Tower?", "Quanto è alta la torre Eiffel?"),
+    ("language", "Where do you live?", "Gdzie mieszkasz w świecie żółwi?"),
+    ("language", "how do I sort a list?", "how do I sort a list? Answer in French."),
+    ("language", "explain photosynthesis", "explain photosynthesis in German please"),
+    ("language", "how are rainbows made", "how are rainbows made, in Spanish"),
+    ("language", "Is a Chinese zodiac sign lucky?", "Is a Chinese zodiac sign lucky? Answer in Chinese."),
+    ("language", "解释光合作用", "用英语解释光合作用"),
     ("code", "what does `sorted(x)` do", "what does `reversed(x)` do"),
     ("link", "summarise https://example.com/a", "summarise https://example.com/b"),
 ]
@@ -68,6 +81,15 @@ HARMLESS = [
     ("3个人去旅游要多少钱", "三个人去旅游要多少钱"),
     ("如何学习英语", "你好，如何学习英语"),
     ("怎么还款", "请问怎么还款？"),
+    # words that look foreign
+    ("report my card as lost", "how do I report my card as lost"),
+    ("roll a die", "can you roll a die"),
+    ("the weather in la", "what is the weather in la"),
+    ("hotels in Las Vegas", "what are hotels in Las Vegas"),
+    ("when will my next paycheck come", "do you know when my next paycheck will come"),
+    ("café résumé", "what is café résumé"),
+    ("how do I say hello in French", "how can I say hello in French"),
+    ("how to learn French", "how do I learn French"),
 ]
 
 

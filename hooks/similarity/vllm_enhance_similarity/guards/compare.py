@@ -15,6 +15,7 @@ from vllm_enhance_similarity.guards import lexicon
 from vllm_enhance_similarity.guards.alignment import Alignment, align
 from vllm_enhance_similarity.guards.direction import reverses
 from vllm_enhance_similarity.guards.facts import read_facts
+from vllm_enhance_similarity.guards.languages import languages_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,12 +113,18 @@ def _asks_more(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
     return one.questions != other.questions and max(one.questions, other.questions) > 1
 
 
-def _languages_differ(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
-    """Written in two languages, or about two ("translate into French", "into German")."""
+def _languages_differ(one: TextFacts, other: TextFacts, aligned: Alignment) -> bool:
+    """Written in two languages, or about two ("translate into French", "into German"), or to be answered in two."""
     if one.language != other.language:
         return True
     mine, theirs = one.languages_named, other.languages_named
-    return bool(mine and theirs and mine != theirs)
+    if (mine and theirs and mine != theirs) or one.reply_in != other.reply_in:
+        return True
+    if not one.foreign and not other.foreign:
+        return False
+    # Too short to tell by itself, but what differs is of one language here and of another there: qui / who.
+    own, others = languages_of(aligned.only_one), languages_of(aligned.only_other)
+    return bool(own and others) and own.isdisjoint(others)
 
 
 def _entities_differ(one: TextFacts, other: TextFacts, _: Alignment) -> bool:

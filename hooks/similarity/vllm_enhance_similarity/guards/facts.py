@@ -14,6 +14,7 @@ import msgspec
 
 from vllm_enhance_similarity.guards import lexicon
 from vllm_enhance_similarity.guards.direction import directed, ordered
+from vllm_enhance_similarity.guards.languages import foreign_words, read_language, reply_languages
 from vllm_enhance_similarity.guards.numbers import read_numbers
 from vllm_enhance_similarity.guards.questions import QuestionType, question_type, questions_asked
 from vllm_enhance_similarity.guards.stems import stem
@@ -41,14 +42,6 @@ _UNSURE_UNITS = frozenset(
     ["pound", "stone", "foot", "feet", "yard", "won", "cup", "cups", "mi", "hp", "bit", "bits", "stones", "oz"]
 )
 _OR_NOT = re.compile(r"\b(?:whether )?or not\b|\bnot only\b|\bwhy not\b|\bno matter\b|\bif not\b|\bno\. ?\d")
-_SCRIPTS = (
-    ("zh", re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")),
-    ("ja", re.compile(r"[\u3040-\u30ff]")),
-    ("ko", re.compile(r"[\uac00-\ud7af]")),
-    ("ru", re.compile(r"[\u0400-\u04ff]")),
-    ("ar", re.compile(r"[\u0600-\u06ff]")),
-    ("hi", re.compile(r"[\u0900-\u097f]")),
-)
 
 
 class TextFacts(msgspec.Struct, frozen=True):
@@ -61,7 +54,8 @@ class TextFacts(msgspec.Struct, frozen=True):
         content: the tokens that are no function words.
         ordered, directed: see `direction`.
         opposites: of each token that has some, the tokens that would say the opposite.
-        languages_named: "French", 英语.
+        languages_named: "French", 英语; `reply_in`: those that the answer should be in.
+        foreign: the tokens that mark another language than English, see `languages`.
     """
 
     tokens: tuple[str, ...]
@@ -76,6 +70,8 @@ class TextFacts(msgspec.Struct, frozen=True):
     negations: int
     entities: frozenset[str]
     languages_named: frozenset[str]
+    reply_in: frozenset[str]
+    foreign: frozenset[str]
     question: QuestionType
     questions: int
     language: str
@@ -91,7 +87,8 @@ def read_facts(text: str) -> TextFacts:
     lowered = plain.lower()
     tokens = _expand(_TOKEN.findall(lowered))
     stems = tuple(map(stem, tokens))
-    language = _language(lowered, tokens)
+    foreign = foreign_words(tokens)
+    language = read_language(lowered, tokens, foreign)
     chinese = language == "zh"
     entities = _entities(plain, tokens, chinese)
     return TextFacts(
@@ -107,6 +104,8 @@ def read_facts(text: str) -> TextFacts:
         negations=_negations_zh(lowered) if chinese else _negations(lowered, tokens),
         entities=entities,
         languages_named=entities & lexicon.LANGUAGE_NAMES,
+        reply_in=reply_languages(lowered, tokens),
+        foreign=foreign,
         question=question_type(lowered, tokens, chinese),
         questions=questions_asked(lowered, chinese),
         language=language,
@@ -165,30 +164,6 @@ _BARE = {
     "im": ("i", "am"), "hows": ("how", "is"), "wheres": ("where", "is"), "whos": ("who", "is"),
 }  # fmt: skip
 _TAILS = {"s": "is", "re": "are", "ll": "will", "ve": "have", "d": "would", "m": "am"}
-
-
-_MARKED = {
-    word: tuple(code for code, marks in lexicon.LANGUAGE_MARKERS.items() if word in marks)
-    for word in frozenset().union(*lexicon.LANGUAGE_MARKERS.values())
-}
-
-
-def _language(lowered: str, tokens: tuple[str, ...]) -> str:
-    if not lowered.isascii():
-        counts = {name: len(pattern.findall(lowered)) for name, pattern in _SCRIPTS}
-        if counts["ja"]:
-            return "ja"
-        name = max(counts, key=lambda key: counts[key])
-        latin = sum(len(token) > 1 and token[0].isalpha() and token[0] < "\u0250" for token in tokens)
-        if counts[name] and counts[name] * 2 >= latin:
-            return name
-    scores = dict.fromkeys(lexicon.LANGUAGE_MARKERS, 0)
-    for token in tokens:
-        for code in _MARKED.get(token, ()):
-            scores[code] += 1
-    best = max(scores, key=lambda key: scores[key])
-    # English unless another language clearly says otherwise: two marks more, and enough of the text.
-    return best if scores[best] >= scores["en"] + 2 and scores[best] * 4 >= len(tokens) else "en"
 
 
 def _units(tokens: tuple[str, ...], chinese: str) -> frozenset[tuple[str, str]]:
