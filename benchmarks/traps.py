@@ -241,6 +241,9 @@ def pairs_of(texts: Sequence[str], edit: Edit, count: int, dice: random.Random) 
     return list(found)
 
 
+_UNLIKE = Neighbour(b"u", b"u", "When does the museum open?", 0.1)  # an index holds other questions, too
+
+
 def reused(policy: DecisionPolicy, asked: str, stored: str, similarity: float) -> bool:
     findings = compare_texts(asked, stored)
     neighbour = Neighbour(
@@ -248,7 +251,7 @@ def reused(policy: DecisionPolicy, asked: str, stored: str, similarity: float) -
         tuple(one.guard for one in findings if one.strength == "veto"),
         tuple(one.guard for one in findings if one.strength == "hint"),
     )  # fmt: skip
-    return policy.decide(asked, [neighbour], 0.999).action == "reuse"
+    return policy.decide(asked, [neighbour, _UNLIKE], 0.999).action == "reuse"
 
 
 def make_policy(arguments: argparse.Namespace) -> DecisionPolicy:

@@ -13,7 +13,7 @@ from vllm_enhance_similarity.policies.bounded import BoundedParameters, BoundedP
 from vllm_enhance_similarity.policies.features import FEATURES, feature_row, take_vote
 from vllm_enhance_similarity.policies.learner import learn
 from vllm_enhance_similarity.policies.ledger import ErrorLedger
-from vllm_enhance_similarity.policies.logistic import fit_logistic
+from vllm_enhance_similarity.policies.logistic import LogisticModel, fit_logistic
 from vllm_enhance_similarity.policies.noise import JudgeNoise
 from vllm_enhance_similarity.policies.terms import TermCounts
 from vllm_enhance_similarity.policies.threshold import ThresholdParameters, ThresholdPolicy
@@ -343,3 +343,17 @@ def test_any_number_of_neighbours(count: int) -> None:
     for policy in (ThresholdPolicy(), BoundedPolicy()):
         decision = policy.decide("how do I make tea", neighbours_of(count), 0.5)
         assert (decision.choice is None) == (count == 0)
+
+
+@pytest.mark.parametrize(("count", "similarity", "action"), [(1, 0.5, "miss"), (7, 0.5, "miss"), (1, 0.999, "reuse")])
+def test_one_answer_alone_in_an_index_is_no_agreement(count: int, similarity: float, action: str) -> None:
+    """A partition with a question or two: whatever was learned elsewhere, unlike questions do not get its answer."""
+    policy = BoundedPolicy()
+    width = len(FEATURES)
+    policy._model = LogisticModel(np.zeros(width), np.ones(width), np.array([20.0] + [0.0] * width))  # sure of anything
+    policy._level = 0.5
+    alone = [Neighbour(bytes([each]), b"g", "how do I bake bread", similarity) for each in range(count)]
+    assert policy.decide("how do I bake bread?", alone, 0.999).action == action
+    assert (policy.preview("how do I bake bread?", alone) is not None) == (action == "reuse")
+    other = Neighbour(b"o", b"o", "who wrote Hamlet", similarity - 0.3)
+    assert policy.decide("how do I bake bread?", [*alone, other], 0.999).action == "reuse"

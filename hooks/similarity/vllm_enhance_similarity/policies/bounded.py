@@ -289,13 +289,13 @@ class BoundedPolicy:
         self, vote: Vote, features: tuple[float, ...], model: LogisticModel | None, level: float
     ) -> tuple[float, bool]:
         """Estimated error of a reuse, and whether that is little enough."""
-        if model is None:
+        if model is None or not vote.contested:  # a model knows nothing of votes without a choice
             return _COLD_ERROR, self._is_sure(vote)
         error = 1.0 - float(model.probability(np.array([features]))[0])
         return error, error <= level
 
     def _is_sure(self, vote: Vote) -> bool:
-        """Before the first fit: all but the same words, and nobody objects."""
+        """Before the first fit, and where there is no vote: all but the same words, and nobody objects."""
         return vote.choice.similarity >= self.parameters.cold_similarity and not vote.choice.hints and vote.share > 0.5
 
     def _audit_share(self, error: float) -> float:

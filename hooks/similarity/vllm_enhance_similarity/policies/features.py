@@ -32,6 +32,8 @@ class Vote(NamedTuple):
     """The outcome of the neighbours' vote: the answer with the largest weight, and who shall stand for it.
 
     `stands`: the choice may be reused. If not, comparing its answer is worth while all the same.
+    `contested`: there was another answer to vote for, or at least a full set of voters. That nobody in a nearly empty
+    index disagrees is no agreement.
     """
 
     choice: Neighbour
@@ -41,6 +43,7 @@ class Vote(NamedTuple):
     best_other: float
     groups: int
     stands: bool = True
+    contested: bool = True
 
 
 def take_vote(text: str, neighbours: Sequence[Neighbour]) -> Vote | None:
@@ -74,6 +77,7 @@ def take_vote(text: str, neighbours: Sequence[Neighbour]) -> Vote | None:
         best_other=others[0] if others else voters[-1].similarity,
         groups=len(weights),
         stands=standing is not None,
+        contested=len(weights) > 1 or len(voters) == NEIGHBOURS,
     )
 
 
