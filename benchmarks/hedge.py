@@ -7,7 +7,7 @@ that is found before the first token wins. The bounded policy learns from a scri
 question is about. One caller, streams, greedy answers; the two servers take turns request by request.
 
     learn    questions are stored, then asked in other words: generated and judged, until the policy reuses
-    misses   questions like no other, of both servers: the ratio within each pair of requests counts
+    misses   questions that nobody has asked, of both servers: the ratio within each pair of requests counts
     hits     stored questions in words that were not used before; the time to the first token of those that were hits,
              against the server's own figure of what the embedding took
 
@@ -32,9 +32,9 @@ sys.path.append(str(Path(__file__).resolve().parent / "hedge_hooks"))
 
 from common import CACHE, embedding_model, embedding_option, finish, machine, median, options, quantile, say
 from contenders import metric, model_directory
-from load import Answer, Connection, Target, chat, connect, get, text_of
+from load import Answer, Connection, Target, chat, connect, get, post, text_of
 from scripted_judge import LABELS_VARIABLE, digest
-from semantic_questions import invented, made_up, reworded
+from semantic_questions import invented, reworded
 from serving import interval
 
 from vllm_enhance.testing.server import ServerProcess
@@ -42,7 +42,7 @@ from vllm_enhance.testing.server import ServerProcess
 FILLER = "You answer questions of all kinds, at length and with care. "
 EMBED = "vllm_enhance_similarity_embed_seconds"
 PREFIX = "--no-enable-prefix-caching"
-TOKENS = 16
+TOKENS, FLOORS = 16, 50
 
 
 def similarity(model: str) -> list[str]:
@@ -90,29 +90,38 @@ class Asker:
         await asyncio.sleep(self._gap)
         return answer
 
+    async def rendering(self, question: str) -> float:
+        """Seconds of ``POST /tokenize``: HTTP, and rendering and tokenizing what a request with that question holds."""
+        messages = [{"role": "system", "content": self._system}, {"role": "user", "content": question}]
+        assert self._connection is not None
+        answer = await self._connection.ask(post("/tokenize", {"model": "tiny", "messages": messages}))
+        await asyncio.sleep(self._gap)
+        return answer.seconds
 
-async def learned(target: Target, arguments: Any, script: Script, system: str) -> list[tuple[str, int]]:
-    """Store questions, ask them in other words, and wait until all was judged; what was stored, with labels."""
-    data = made_up()
-    chosen = sorted(random.Random(arguments.seed).sample(sorted(set(data.labels)), arguments.stored))
-    texts: dict[int, list[str]] = {label: [] for label in chosen}
-    for number, label in zip(data.asked, data.labels, strict=True):
-        if label in texts:
-            texts[label].append(data.texts[number])
+
+async def learned(target: Target, arguments: Any, script: Script, system: str, dice: random.Random) -> list[str]:
+    """Store questions, ask some in other words, and wait until all was judged; those that were not asked again."""
+    stored = [invented(dice) for _ in range(arguments.stored)]
+    for label, question in enumerate(stored):
+        script.knows(question, label)
+        script.knows(again(question), label)
+    script.write()
     asker = Asker(target, system, 0.0)
-    script.write()  # the judge reads from the first answer on
     await asker("Wake up")  # the first request starts the hooks
     await _settled(target, 0)
-    for label, (stored, other) in texts.items():
-        script.knows(text_of((await asker(stored)).body, True), label)
-        script.knows(stored, label)
-        script.knows(other, label)
+    for label, question in enumerate(stored):
+        script.knows(text_of((await asker(question)).body, True), label)
     script.write()
-    await _settled(target, len(texts))
-    for _, other in list(texts.values())[: arguments.taught]:
-        await asker(other)
-    await _settled(target, len(texts))
-    return [(stored, label) for label, (stored, _) in texts.items()]
+    await _settled(target, len(stored))
+    for question in stored[: arguments.taught]:
+        await asker(again(question))
+    await _settled(target, len(stored))
+    return stored[arguments.taught :]
+
+
+def again(question: str) -> str:
+    """The words in which the policy is taught; those of the hits are others."""
+    return f"Tell me, please: {question}"
 
 
 async def _settled(target: Target, entries: int) -> None:
@@ -136,11 +145,10 @@ async def _stats(target: Target) -> dict[str, Any]:
     return found
 
 
-async def misses(plain: Asker, similar: Asker, count: int, dice: random.Random) -> dict[str, Any]:
+async def misses(plain: Asker, similar: Asker, questions: Sequence[str]) -> dict[str, Any]:
     """Questions that nobody asked before, of both in turns."""
     pairs, sources = [], dict[str, int]()
-    for number in range(count):
-        question = invented(dice)
+    for number, question in enumerate(questions):
         order = (plain, similar) if number % 2 else (similar, plain)
         asked = {asker: await asker(question) for asker in order}
         ours, theirs = asked[similar], asked[plain]
@@ -159,18 +167,21 @@ async def misses(plain: Asker, similar: Asker, count: int, dice: random.Random) 
 
 
 async def hits(target: Target, asker: Asker, questions: Sequence[str]) -> dict[str, Any]:
-    """Stored questions in new words."""
+    """Stored questions in new words, and what reading and rendering the same requests takes by itself."""
     before = await asyncio.to_thread(_embedding, target)
     answers = [await asker(question) for question in questions]
     taken, count = (now - then for then, now in zip(before, await asyncio.to_thread(_embedding, target), strict=True))
     found = [answer.first_token for answer in answers if answer.source == "hit"]
     embedding = 1000 * taken / count if count else float("nan")
+    rendering = 1000 * median([await asker.rendering(question) for question in questions[:FLOORS]])
     return {
         "asked": len(answers),
         "hits": len(found),
         "first_token": _milliseconds(found),
         "embedding_mean_ms": embedding,
+        "rendering_p50_ms": rendering,
         "beyond_embedding_ms": 1000 * median(found) - embedding,
+        "beyond_both_ms": 1000 * median(found) - embedding - rendering,
     }
 
 
@@ -185,16 +196,20 @@ def _milliseconds(seconds: Sequence[float]) -> dict[str, float]:
 async def measured(plain: Target, similar: Target, arguments: Any, script: Script) -> dict[str, Any]:
     dice = random.Random(arguments.seed)
     system = FILLER * arguments.system_sentences
-    stored = await learned(similar, arguments, script, system)
+    untold = await learned(similar, arguments, script, system, dice)
     say(f"learned from {(await _stats(similar))['hooks']['similarity']['verdicts']}")
+    new = [invented(dice) for _ in range(arguments.misses)]
+    for number, question in enumerate(new):
+        script.knows(question, arguments.stored + number)  # like no other, and the judge says so
+    script.write()
     askers = Asker(plain, system, arguments.gap), Asker(similar, system, arguments.gap)
     for asker in askers:
         await asker("Wake up")
-    missed = await misses(*askers, arguments.misses, dice)
+    missed = await misses(*askers, new)
     say(f"misses: {missed['plain']['p50_ms']:.1f} ms plain, ratio {missed['ratio']:.3f} {missed['interval']}")
-    chosen = dice.sample(stored, min(arguments.hits, len(stored)))
-    hit = await hits(similar, askers[1], [reworded(text) for text, _ in chosen])
-    say(f"hits: {hit['hits']} of {hit['asked']}, {hit['beyond_embedding_ms']:.2f} ms beyond the embedding")
+    hit = await hits(similar, askers[1], [reworded(question) for question in untold])
+    say(f"hits: {hit['hits']} of {hit['asked']}, {hit['beyond_embedding_ms']:.2f} ms beyond the embedding, of which")
+    say(f"  {hit['rendering_p50_ms']:.2f} ms for any request with that prompt")
     return {
         "misses": missed,
         "hits": hit,
@@ -215,16 +230,17 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--model", help="directory or name; a tiny model made on the spot by default")
     embedding_option(parser)
-    parser.add_argument("--stored", type=int, default=500, help="questions that are stored")
-    parser.add_argument("--taught", type=int, default=400, help="of these, how many teach the policy")
-    parser.add_argument("--misses", type=int, default=300)
-    parser.add_argument("--hits", type=int, default=300)
-    parser.add_argument("--gap", type=float, default=0.25, help="seconds of rest between requests")
+    parser.add_argument("--stored", type=int, default=300, help="questions that are stored")
+    parser.add_argument(
+        "--taught", type=int, default=150, help="of these, how many teach the policy; the others are the hits"
+    )
+    parser.add_argument("--misses", type=int, default=150)
+    parser.add_argument("--gap", type=float, default=0.15, help="seconds of rest between requests")
     parser.add_argument("--system-sentences", type=int, default=20, help="of the system prompt")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.stored, arguments.taught, arguments.misses, arguments.hits, arguments.gap = 40, 20, 6, 20, 0.0
+        arguments.stored, arguments.taught, arguments.misses, arguments.gap = 40, 20, 6, 0.0
     model = model_directory(arguments.model, CACHE)
     before = machine()
     with ExitStack() as stack:

@@ -65,12 +65,23 @@ def serving(result: Mapping[str, Any]) -> str:
     head = ["cell", "server", "answers/s", "p50 ms", "p99 ms", "first token p50 ms", "CPU ms per request"]
     parts = [goals(result["goals"]), table(head, rows)]
     if any(each["rounds"] for each in result["paired"].values()):
-        names = ("throughput", "first_token", "latency", "server_cpu")
-        pairs = [[cell, *(number(each.get(name)) for name in names)] for cell, each in result["paired"].items()]
         parts.append(
-            "Never-repeating traffic against plain vLLM within each round, medians; 1 is equal, more is better:"
+            "Never-repeating traffic against plain vLLM within each round, medians over rounds in which both engines "
+            "batched alike, with the interval that holds the median with 95% confidence; 1 is equal, more is better:"
         )
-        parts.append(table(["cell", "throughput", "first token", "latency", "API server's CPU"], pairs))
+        names = ("throughput", "first_token", "latency", "server_cpu")
+        pairs = [
+            [cell, f"{each['alike']} of {each['rounds']}", *(_ratio(each[name]) for name in names)]
+            for cell, each in result["paired"].items()
+        ]
+        parts.append(table(["cell", "rounds", "throughput", "first token", "latency", "API server's CPU"], pairs))
+    floor = result["hit_over_tokenize"]
+    if floor["rounds"]:
+        low, high = (number(end) for end in floor["interval"])
+        parts.append(
+            f"A hit took {number(floor['ratio'])} times as long as `/tokenize` within a round ({low} to {high} "
+            f"with 95% confidence, {floor['rounds']} rounds)."
+        )
     joined = result["cells"].get("joined", {}).get("enhanced")
     if joined:
         counts = f"generations {number(joined['generations'])}, distinct answers {number(joined['different_answers'])}"
@@ -88,6 +99,11 @@ def serving(result: Mapping[str, Any]) -> str:
     equal = "the same" if result["answers"]["all_equal"] else "NOT the same"
     parts.append(f"Answers to the pool's questions were {equal} everywhere, streamed and not, first time and again.")
     return "\n\n".join(parts)
+
+
+def _ratio(found: Mapping[str, Any]) -> str:
+    low, high = found["interval"]
+    return f"{number(found['ratio'])} ({number(low)} to {number(high)}); all rounds {number(found['ratio_of_all'])}"
 
 
 def goals(found: Sequence[Mapping[str, Any]]) -> str:
@@ -143,13 +159,17 @@ def soak(result: Mapping[str, Any]) -> str:
             for name in ("fds", "threads", "tasks", "inflight_generations")
         ),
     ]
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for each in result["faults"]:
+        by_name.setdefault(each["name"], []).append(each)
     faults = [
-        [each["name"], f"{each['from']:.0f}–{each['to']:.0f} s", each["answered"], each["lost"], each["wrong"],
-         number(each["p99_ms"])]
-        for each in result["faults"]
+        [name, len(times), *(sum(each[what] for each in times) for what in ("answered", "lost", "wrong")),
+         number(max((each["p99_ms"] for each in times if each["p99_ms"] is not None), default=None))]
+        for name, times in by_name.items()
     ]  # fmt: skip
     first = table([f"{result['seconds'] / 60:.1f} minutes", ""], rows)
-    return first + "\n\n" + table(["fault", "when", "answers", "lost", "wrong", "p99 ms"], faults) if faults else first
+    head = ["fault", "times", "answers", "lost", "wrong", "worst p99 ms"]
+    return first + "\n\n" + table(head, faults) if faults else first
 
 
 def request_cost(result: Mapping[str, Any]) -> str:
@@ -205,6 +225,24 @@ def semantic_peers(result: Mapping[str, Any]) -> str:
     ])  # fmt: skip
 
 
+def hedge(result: Mapping[str, Any]) -> str:
+    missed, hit = result["misses"], result["hits"]
+    shares = ("p50_ms", "p90_ms", "p99_ms")
+    rows = [
+        ["a miss, plain vLLM", missed["pairs"], *(number(missed["plain"][share]) for share in shares)],
+        ["the same with similarity on", missed["pairs"], *(number(missed["similar"][share]) for share in shares)],
+        ["a similar hit", hit["hits"], *(number(hit["first_token"][share]) for share in shares)],
+    ]
+    low, high = (number(end) for end in missed["interval"])
+    said = (
+        f"Ratio of a miss within each pair of requests: {number(missed['ratio'])}, its median between {low} and {high} "
+        f"with 95% confidence. {hit['hits']} of {hit['asked']} reworded questions were answered before the engine; "
+        f"an embedding took {number(hit['embedding_mean_ms'])} ms on average."
+    )
+    head = ["first token of", "requests", "p50 ms", "p90 ms", "p99 ms"]
+    return "\n\n".join([goals(result["goals"]), table(head, rows), said])
+
+
 RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "serving": serving,
     "trace": trace,
@@ -212,6 +250,7 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "soak": soak,
     "request_cost": request_cost,
     "bench_serve": bench_serve,
+    "hedge": hedge,
     "semantic_peers": semantic_peers,
     "gpu": lambda result: f"Model: {result['model']}.\n\n{serving(result)}",
 }

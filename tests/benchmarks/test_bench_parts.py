@@ -224,6 +224,10 @@ def figures(rate: float, milliseconds: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def misses(per_second: float, batch: float = 15.0) -> dict[str, Any]:
+    return {**figures(per_second, 300.0), "batch": batch, "cpu_ms": {"vllm server": 2.0}}
+
+
 def serving_result() -> dict[str, Any]:
     cells = {
         "tokenize-c1": {"enhanced": serving.summary([figures(1000, 1.0)])},
@@ -239,8 +243,21 @@ def serving_result() -> dict[str, Any]:
             }
         },
     }  # fmt: skip
-    paired = {"miss-c16": {"rounds": 3, "throughput": 0.97, "first_token": 1.0, "latency": 1.0, "server_cpu": 0.95}}
-    result = {"callers": 16, "cells": cells, "paired": paired, "memory_mib": {}, "answers": {"all_equal": True}}
+    even = [(misses(100.0), misses(97.0)), (misses(50.0), misses(48.5)), (misses(80.0), misses(79.0))]
+    # In one round the enhanced server's engine made its answers one by one.
+    rounds = [*even, (misses(90.0), misses(20.0, batch=1.2))]
+    paired = {
+        "miss-c16": serving.paired({"plain": [plain for plain, _ in rounds], "enhanced": [ours for _, ours in rounds]})
+    }
+    floor = {"tokenize-c1": {"enhanced": [figures(1000, 1.0)] * 3}, "hit-c1": {"enhanced": [figures(700, 1.5)] * 3}}
+    result = {
+        "callers": 16,
+        "cells": cells,
+        "paired": paired,
+        "hit_over_tokenize": serving.over_floor(floor),
+        "memory_mib": {},
+        "answers": {"all_equal": True},
+    }
     return {**result, "goals": serving.goals(result)}
 
 
@@ -253,6 +270,22 @@ def test_goals_are_ratios() -> None:
     assert met["1000 identical at once: last answer / (one generation + as many hits)"][0] == pytest.approx(1100 / 1160)
 
 
+def test_rounds_are_compared_where_both_engines_batched_alike() -> None:
+    found = serving_result()["paired"]["miss-c16"]
+    assert (found["rounds"], found["alike"]) == (4, 3)
+    assert found["throughput"]["ratio"] == 0.97
+    assert found["throughput"]["ratio_of_all"] == pytest.approx(0.97)
+    assert found["throughput"]["interval"] == (0.97, 0.9875)
+    assert found["server_cpu"]["ratio"] == 1.0
+
+
+def test_interval_of_a_median_narrows_with_more_rounds() -> None:
+    few, many = (serving.interval([1 + 0.01 * (number % 7) for number in range(count)]) for count in (7, 700))
+    assert few[1] - few[0] > many[1] - many[0]
+    assert few[0] <= 1.03 <= few[1]
+    assert all(math.isnan(each) for each in serving.interval([1.0, 2.0]))
+
+
 def test_page_is_filled_and_checked(tmp_path: Path) -> None:
     result = {"benchmark": "serving", "machine": common.machine(), "versions": {"python": "3"}, **serving_result()}
     page, file = tmp_path / "page.md", tmp_path / "serving.json"
@@ -262,7 +295,7 @@ def test_page_is_filled_and_checked(tmp_path: Path) -> None:
     once = render.filled(page.read_text(), {"serving": json.loads(file.read_text())})
     assert "| hit-c16 | enhanced | 1 000 |" in once
     assert "0.97 | **no** |" in once
-    assert "old" not in once
+    assert "\nold\n" not in once
     assert "kept" in once
     assert render.filled(once, {"serving": json.loads(file.read_text())}) == once
 
