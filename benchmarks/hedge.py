@@ -45,11 +45,11 @@ PREFIX = "--no-enable-prefix-caching"
 TOKENS, FLOORS = 16, 50
 
 
-def similarity(model: str) -> list[str]:
+def similarity(model: str, lookup: str) -> list[str]:
     """Flags of the server with similarity on."""
     return [
         "--enhance", "--enhance-hooks", "cache,nlp,similarity=scripted_judge:ScriptedSimilarity",
-        "--enhance-embedding-model", model, "--enhance-similarity-max-error", "0.05",
+        "--enhance-embedding-model", model, "--enhance-similarity-max-error", "0.05", "--enhance-lookup", lookup,
     ]  # fmt: skip
 
 
@@ -211,6 +211,7 @@ async def measured(plain: Target, similar: Target, arguments: Any, script: Scrip
     say(f"hits: {hit['hits']} of {hit['asked']}, {hit['beyond_embedding_ms']:.2f} ms beyond the embedding, of which")
     say(f"  {hit['rendering_p50_ms']:.2f} ms for any request with that prompt")
     return {
+        "lookup": arguments.lookup,
         "misses": missed,
         "hits": hit,
         "policy": (await _stats(similar))["hooks"]["similarity"]["policy"],
@@ -235,6 +236,7 @@ def main() -> None:
         "--taught", type=int, default=150, help="of these, how many teach the policy; the others are the hits"
     )
     parser.add_argument("--misses", type=int, default=150)
+    parser.add_argument("--lookup", default="hedge", choices=("hedge", "blocking"), help="as --enhance-lookup")
     parser.add_argument("--gap", type=float, default=0.15, help="seconds of rest between requests")
     parser.add_argument("--system-sentences", type=int, default=20, help="of the system prompt")
     parser.add_argument("--seed", type=int, default=1)
@@ -251,7 +253,7 @@ def main() -> None:
             "PYTHONPATH": str(Path(__file__).resolve().parent / "hedge_hooks"),
             "HF_HUB_OFFLINE": "1",
         }
-        flags = {"plain": [PREFIX], "similar": [PREFIX, *similarity(embedding_model(arguments))]}
+        flags = {"plain": [PREFIX], "similar": [PREFIX, *similarity(embedding_model(arguments), arguments.lookup)]}
         targets = {}
         for name, each in flags.items():
             log = folder / f"{name}.log"
