@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,8 +196,11 @@ async def test_a_judge_of_the_operators_own(start: Start, setting: str, judge: s
 
 
 async def test_a_judge_that_fails_gives_no_verdict_and_the_answer_is_stored(
-    start: Start, caplog: pytest.LogCaptureFixture
+    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # vLLM's set-up of logging, which an earlier test may have done, keeps our lines from pytest.
+    monkeypatch.setattr("vllm_enhance_similarity.service.logger", logging.getLogger("similarity_under_test"))
+
     async def fails(question: str, one: str, other: str) -> bool | None:
         raise OSError("no judge to be had for a question about Norway")
 
