@@ -59,8 +59,10 @@ class PluginSet:
         """Add one hook package.
 
         Raises:
-            HookError: it implements no known hook, misspells one, or misnames an argument.
+            HookError: it implements no known hook, misspells one, misnames an argument, or its name is taken.
         """
+        if self.manager.has_plugin(name):
+            raise HookError(f"two hook packages are called {name!r}; the first one stays")
         try:
             registered = self.manager.register(plugin, name=name)
         except (pluggy.PluginValidationError, ValueError) as error:

@@ -117,6 +117,13 @@ def test_a_local_file_by_module_and_object(tmp_path: Path, monkeypatch: pytest.M
     sys.modules.pop("my_own_hook")
 
 
+def test_of_two_with_one_name_the_first_stays() -> None:
+    plugins = load_plugins(["good", f"good={HERE}:Good"], installed=[point("good", f"{HERE}:Good")])
+    assert [plugin.name for plugin in plugins.loaded] == ["good"]
+    assert plugins.manager.has_plugin("good")
+    assert "two hook packages" in plugins.broken["good"]
+
+
 def test_a_broken_local_file_is_reported() -> None:
     plugins = load_plugins(["no_such_file:hook"], installed=[])
     assert "ModuleNotFoundError" in plugins.broken["no_such_file:hook"]
