@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import CACHE, finish, machine, median, options, say
+from common import AT_LEAST, CACHE, finish, goal, machine, median, options, say
 from contenders import Contender, given, metric, model_directory, started
 
 LETTERS = list(range(ord("a"), ord("z") + 1))
@@ -156,13 +156,7 @@ def main() -> None:
         with servers as contenders:
             loads = run(contenders, arguments, model, folder)
     goals = [
-        {
-            "goal": f"{load}: {name}, enhanced against plain",
-            "limit": LIMIT,
-            "kind": "at least",
-            "measured": figures["ratio"],
-            "met": figures["ratio"] >= LIMIT,
-        }
+        goal(f"{load}: {name}, enhanced against plain", AT_LEAST, LIMIT, figures["ratio"])
         for load, found in loads.items()
         for name, figures in found.items()
         if name != "rounds"

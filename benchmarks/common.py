@@ -27,6 +27,8 @@ from typing import Any
 import psutil
 
 __all__ = [
+    "AT_LEAST",
+    "AT_MOST",
     "CACHE",
     "ROOT",
     "cpu_seconds",
@@ -34,6 +36,7 @@ __all__ = [
     "embedding_model",
     "embedding_option",
     "finish",
+    "goal",
     "machine",
     "median",
     "memory_bytes",
@@ -109,6 +112,18 @@ def median(values: Iterable[float]) -> float:
     """The median; ``nan`` for no values."""
     known = [value for value in values if not math.isnan(value)]
     return statistics.median(known) if known else math.nan
+
+
+# --------------------------------------------------------------------------- goals
+
+AT_MOST, AT_LEAST = "at most", "at least"
+
+
+def goal(name: str, kind: str, limit: float, measured: float) -> dict[str, Any]:
+    """What was aimed at and whether it was reached; ``met`` is ``None`` where nothing was measured."""
+    reached = measured <= limit if kind == AT_MOST else measured >= limit
+    met = None if math.isnan(measured) else reached
+    return {"goal": name, "limit": limit, "kind": kind, "measured": measured, "met": met}
 
 
 # --------------------------------------------------------------------------- processes

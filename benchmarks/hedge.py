@@ -30,7 +30,19 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent / "hedge_hooks"))
 
-from common import CACHE, embedding_model, embedding_option, finish, machine, median, options, quantile, say
+from common import (
+    AT_MOST,
+    CACHE,
+    embedding_model,
+    embedding_option,
+    finish,
+    goal,
+    machine,
+    median,
+    options,
+    quantile,
+    say,
+)
 from contenders import metric, model_directory
 from load import Answer, Connection, Target, chat, connect, get, post, text_of
 from scripted_judge import LABELS_VARIABLE, digest
@@ -216,15 +228,10 @@ async def measured(plain: Target, similar: Target, arguments: Any, script: Scrip
         "hits": hit,
         "policy": (await _stats(similar))["hooks"]["similarity"]["policy"],
         "goals": [
-            _goal("first token of a miss / plain vLLM's", 1.02, missed["ratio"]),
-            _goal("first token of a similar hit beyond the embedding, ms", 2.0, hit["beyond_embedding_ms"]),
+            goal("first token of a miss / plain vLLM's", AT_MOST, 1.02, missed["ratio"]),
+            goal("first token of a similar hit beyond the embedding, ms", AT_MOST, 2.0, hit["beyond_embedding_ms"]),
         ],
     }
-
-
-def _goal(name: str, limit: float, found: float) -> dict[str, Any]:
-    met = None if found != found else found <= limit
-    return {"goal": name, "limit": limit, "kind": "at most", "measured": found, "met": met}
 
 
 def main() -> None:

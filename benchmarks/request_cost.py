@@ -33,7 +33,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from common import CACHE, ROOT, finish, machine, options
+from common import AT_MOST, CACHE, ROOT, finish, goal, machine, options
 
 PROMPT_TOKENS, ANSWER_TOKENS = 1000, 500
 STREAMED = "streamed, 16 tokens a chunk"
@@ -176,10 +176,7 @@ def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
         (f"a miss with a prompt of {PROMPT_TOKENS} tokens adds, µs", 100.0, result["miss_added_us"]),
         (f"memory hit to the last of {ANSWER_TOKENS} tokens, ms", 3.0, result["hit_ms"][STREAMED]["p50"]),
     )
-    return [
-        {"goal": goal, "limit": limit, "kind": "at most", "measured": measured, "met": measured <= limit}
-        for goal, limit, measured in table
-    ]
+    return [goal(name, AT_MOST, limit, measured) for name, limit, measured in table]
 
 
 def main() -> None:

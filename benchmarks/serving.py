@@ -35,7 +35,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import CACHE, cpu_seconds, finish, machine, median, memory_bytes, options, plot_file, say
+from common import (
+    AT_LEAST,
+    AT_MOST,
+    CACHE,
+    cpu_seconds,
+    finish,
+    goal,
+    machine,
+    median,
+    memory_bytes,
+    options,
+    plot_file,
+    say,
+)
 from contenders import Contender, given, install_litellm, litellm_version, metric, model_directory, started
 from load import Answer, Sample, chat, closed_loop, connect, get, post, text_of
 
@@ -44,7 +57,6 @@ FILLER = "Please answer at length and with an example, and say why it is so. "
 PAUSE = 0.25
 """Seconds between cells: OpenMP threads of an engine spin for 0.2 s after its last step."""
 
-AT_MOST, AT_LEAST = "at most", "at least"
 TOKENS_MADE, STEPS = "vllm:generation_tokens_total", "vllm:iteration_tokens_total_count"
 ALIKE = 0.15
 """By how much the batches of two cells may differ when one is to be compared with the other."""
@@ -384,24 +396,15 @@ def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
         (f"{at_once} generations", AT_MOST, 1.0, joined("generations")),
         (f"{at_once} last answer / (one generation + as many hits)", AT_MOST, 1.3, joined("last_ms") / enough),
     ]  # fmt: skip
-    return [
-        {"goal": goal, "limit": limit, "kind": kind, "measured": measured, "met": _met(kind, limit, measured)}
-        for goal, kind, limit, measured in table
-    ]
-
-
-def _met(kind: str, limit: float, measured: float) -> bool | None:
-    if math.isnan(measured):
-        return None
-    return measured <= limit if kind == AT_MOST else measured >= limit
+    return [goal(*row) for row in table]
 
 
 def show(found: Sequence[dict[str, Any]]) -> None:
     """The goals, for people."""
-    for goal in found:
-        state = {True: "met", False: "MISSED", None: "not measured"}[goal["met"]]
-        measured = "-" if goal["met"] is None else f"{goal['measured']:.3g}"
-        say(f"  {state:13} {measured:>8}  {goal['kind']} {goal['limit']:g}: {goal['goal']}")
+    for each in found:
+        state = {True: "met", False: "MISSED", None: "not measured"}[each["met"]]
+        measured = "-" if each["met"] is None else f"{each['measured']:.3g}"
+        say(f"  {state:13} {measured:>8}  {each['kind']} {each['limit']:g}: {each['goal']}")
 
 
 def main() -> None:
