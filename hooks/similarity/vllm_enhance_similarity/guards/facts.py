@@ -15,6 +15,7 @@ import msgspec
 from vllm_enhance_similarity.guards import lexicon
 from vllm_enhance_similarity.guards.direction import directed, ordered
 from vllm_enhance_similarity.guards.languages import foreign_words, read_language, reply_languages
+from vllm_enhance_similarity.guards.lexicon_languages import LANGUAGE_NAMES
 from vllm_enhance_similarity.guards.numbers import read_numbers
 from vllm_enhance_similarity.guards.questions import QuestionType, question_type, questions_asked
 from vllm_enhance_similarity.guards.stems import stem
@@ -103,7 +104,7 @@ def read_facts(text: str) -> TextFacts:
         units=_units(tokens, lowered if chinese else ""),
         negations=_negations_zh(lowered) if chinese else _negations(lowered, tokens),
         entities=entities,
-        languages_named=entities & lexicon.LANGUAGE_NAMES,
+        languages_named=entities & LANGUAGE_NAMES,
         reply_in=reply_languages(lowered, tokens),
         foreign=foreign,
         question=question_type(lowered, tokens, chinese),

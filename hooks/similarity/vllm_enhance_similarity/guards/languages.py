@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from vllm_enhance_similarity.guards.lexicon import LANGUAGE_LETTERS, LANGUAGE_MARKERS, LANGUAGE_NAMES
+from vllm_enhance_similarity.guards.lexicon_languages import LANGUAGE_LETTERS, LANGUAGE_MARKERS, LANGUAGE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

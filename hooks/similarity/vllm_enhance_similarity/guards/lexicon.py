@@ -8,9 +8,6 @@ __all__ = [
     "ENTITIES",
     "ENTITIES_ZH",
     "FUNCTION_WORDS",
-    "LANGUAGE_LETTERS",
-    "LANGUAGE_MARKERS",
-    "LANGUAGE_NAMES",
     "NEGATIONS",
     "NEGATIONS_ZH",
     "NOT_NEGATIONS_ZH",
@@ -23,10 +20,12 @@ __all__ = [
     "TIME_BOUND_ZH",
     "UNITS",
     "UNITS_ZH",
+    "words",
 ]
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """A table's row, written as one line."""
     return frozenset(text.split())
 
 
@@ -65,7 +64,7 @@ NUMBER_WORDS = {
 }
 ORDINAL_WORDS = _counted("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth", 1)
 
-NEGATIONS = _words(
+NEGATIONS = words(
     "not no never without cannot cant wont dont doesnt didnt isnt arent wasnt werent wouldnt shouldnt couldnt hasnt "
     "havent hadnt neither nor none nobody nothing nowhere hardly barely unable fails refuse refuses except excluding"
 )
@@ -202,7 +201,7 @@ UNITS_ZH = _classes(
     """
 )
 
-ENTITIES = _words(
+ENTITIES = words(
     "monday tuesday wednesday thursday friday saturday sunday january february march april june july august september "
     "october november december english spanish french german chinese japanese korean russian arabic hindi italian "
     "portuguese latin greek dutch turkish swedish polish vietnamese thai hebrew mandarin cantonese urdu bengali tamil "
@@ -222,11 +221,6 @@ ENTITIES = _words(
     "uranus pluto moon sun gmail yahoo outlook excel word powerpoint photoshop chrome firefox safari visa mastercard "
     "paypal bitcoin ethereum trump obama clinton modi putin hillary einstein newton shakespeare christianity islam "
     "hinduism buddhism judaism christian muslim hindu buddhist jewish catholic"
-)
-LANGUAGE_NAMES = _words(
-    "english spanish french german chinese japanese korean russian arabic hindi italian portuguese latin greek dutch "
-    "turkish swedish polish vietnamese thai hebrew mandarin cantonese urdu bengali tamil "
-    "英语 中文 日语 法语 德语 韩语 俄语 西班牙语 阿拉伯语 粤语 普通话"
 )
 ENTITIES_ZH = (
     "中国",
@@ -457,63 +451,12 @@ TIME_BOUND_ZH = [
     "如今",
 ]
 
-POLITE = _words("please kindly thanks thank you hi hello hey dear sorry pls plz could would can tell me i want to know")
+POLITE = words("please kindly thanks thank you hi hello hey dear sorry pls plz could would can tell me i want to know")
 POLITE_ZH = ("请问", "您好", "你好", "谢谢", "麻烦", "劳驾", "请", "一下")
 
-FUNCTION_WORDS = _words(
+FUNCTION_WORDS = words(
     "a an the of to in on at by for from with and or as is are was were be been being am do does did doing have has "
     "had having it its this that these those there here i you we they he she me my your our their his her them us "
     "him will would can could should shall may might must s t ll re ve d m so if then than but about into over what "
     "which who whom whose when where why how please just also any some very really get got"
 )
-
-# Words that sentences of a language need. A word may be of several languages, and then it does not tell them apart.
-LANGUAGE_MARKERS = {
-    "en": _words(
-        "the is are what how why of and to in does do can you i it for when where who which with was my your from by "
-        "or they this that would should could have has had not will be been if about there did at an does its we he she "
-        # English words, abbreviations and names that look like another language's
-        "as come com die den dos el il la las le los l mi do van von des du al met till son non per con un os e y est di "
-        "fare dove pour hay op med att mon ce ses mis ser"
-    ),
-    "fr": _words(
-        "le la les des est une un que quoi comment pourquoi où quel quelle et dans pour je vous avec sur du qui quand "
-        "combien quels quelles cette ces mes ses nous il ils elle aux pas ne sont être faire faut peut puis mon ce l qu j"
-    ),
-    "de": _words(
-        "der die das ist ein eine wie warum was und nicht ich mit für wer wo den dem sie zu auf kann wann welche "
-        "welcher welches wieviel viele sind wird werden von im bei nach aus über einen einer eines wir mein meine kein "
-        "keine haben oder"
-    ),
-    "es": _words(
-        "el los las es una un que qué cómo como por para cuál dónde quién y en con cuándo del puedo hacer la quien cual "
-        "donde cuando cuanto cuánto cuántos cuántas cuáles se su lo al más muy este esta está hay ser tiene puede mi mis"
-    ),
-    "pt": _words(
-        "os as é uma um que como por para qual onde quem e em com não do da fazer posso você quando quanto quantos "
-        "quais são está ao dos pelo pela meu minha mais"
-    ),
-    "it": _words(
-        "il lo gli è una un che come perché quale dove chi e in con non di della fare posso si la quando quanto quanti "
-        "quali quante cosa sono del nel alla dei delle l più"
-    ),
-    "nl": _words(
-        "het een wat hoe waarom wie waar wanneer welke niet ik voor zijn deze naar bij ook maar hoeveel kun wordt is "
-        "van en met op te"
-    ),
-    "sv": _words("och att det som är på för hur vad varför vem när vilken vilka jag inte av till kan ett en med den"),
-    "da": _words(
-        "og at det som er på for hvad hvordan hvorfor hvem hvor når hvilken jeg ikke af til kan et en med den"
-    ),
-    "pl": _words("jak jest czy nie dlaczego kto gdzie kiedy ile jaka jaki jakie"),
-    "id": _words("apa bagaimana mengapa siapa yang untuk dari adalah tidak berapa kapan ini itu di"),
-}
-LANGUAGE_LETTERS = {
-    "fr": frozenset("éèêëàâçîïôûùœæ"),
-    "de": frozenset("äöüß"),
-    "es": frozenset("áéíóúñ"),
-    "pt": frozenset("áéíóúâêôãõçà"),
-    "it": frozenset("àèéìòù"),
-    "sv": frozenset("åäö"),
-    "da": frozenset("åøæ"),
-}
