@@ -41,7 +41,9 @@ async def test_a_stream_waits_for_its_decision() -> None:
         await send(chunk(CREATED))
         seen.append(len(raw.sent))
         scope_now().decide(HIT)
-        await settle()
+        async with asyncio.timeout(LONG / 2):
+            while not raw.sent:
+                await asyncio.sleep(0.01)
         seen.append(len(raw.sent))
         await send(chunk(DATA))
         await send(chunk(b"", more=False))
@@ -51,6 +53,25 @@ async def test_a_stream_waits_for_its_decision() -> None:
     assert seen == [0, 3]  # held, then let go by the decision alone
     assert raw.headers["cache-status"].startswith("vllm-enhance; hit")
     assert raw.sent[1:] == [chunk(COMMENT), chunk(CREATED), chunk(DATA), chunk(b"", more=False)]
+
+
+async def test_headers_leave_with_the_first_token() -> None:
+    raw: Raw
+    seen: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start(STREAM))
+        scope_now().decide(MISS)
+        await settle()
+        seen.append(len(raw.sent))
+        await send(chunk(DATA))
+        seen.append(len(raw.sent))
+        await send(chunk(b"", more=False))
+
+    raw = Raw(app, header_wait=LONG)
+    await raw()
+    assert seen == [0, 2]
+    assert raw.headers["cache-status"] == "vllm-enhance; fwd=miss; stored"
 
 
 async def test_a_decision_in_a_child_task() -> None:

@@ -102,21 +102,18 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
     # ------------------------------------------------------------------ the caller's side
 
     async def get(self) -> RequestOutput | PoolingRequestOutput:
-        return self._handed_over(await self._get())
-
-    async def _get(self) -> RequestOutput | PoolingRequestOutput:
-        while True:
-            if self.output is not None:
-                return await super().get()
+        # One coroutine, however a token comes: this runs for every token of every stream.
+        while (output := super().get_nowait()) is None:
             if self.reader is not None and self._played:
                 await asyncio.sleep(0)  # a long replay lets others run between chunks
             self.ready.clear()
             output = None if self.reader is None else self.reader.read()
             if output is not None:
                 self._played = True
-                return output
+                break
             if self.output is None:
                 await self.ready.wait()
+        return self._handed_over(output)
 
     def get_nowait(self) -> RequestOutput | PoolingRequestOutput | None:
         # Only what is there already: a replay that gave all its chunks here would starve the event loop.

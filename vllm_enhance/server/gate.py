@@ -1,7 +1,8 @@
 """Holding a response until it is known how it is answered, so that its headers can tell.
 
 A stream's headers leave before vLLM asks the engine (Starlette sends ``http.response.start`` before it iterates the
-body), so the gate keeps them, and early body chunks that do not come from the engine, until the decision. It never
+body), so the gate keeps them, and early body chunks that do not come from the engine, until the decision and a little
+longer: the first token is near, and headers that leave with it cost no write and no wake-up of their own. It never
 holds longer than a deadline or more than a byte cap, and after that it is a plain pass-through.
 """
 
@@ -25,6 +26,9 @@ Send = Callable[[Message], Awaitable[None]]
 
 HELD_BYTES = 64 * 1024
 """Early body bytes that are held at most."""
+
+DECIDED_WAIT = 0.1
+"""Seconds that headers wait for the first token once they are known."""
 
 BEFORE_THE_ENGINE = (
     b":",  # SSE comments: vllm/entrypoints/serve/utils/sse_keep_alive.py
@@ -80,10 +84,13 @@ class ResponseGate:
 
     # ------------------------------------------------------------------ from the app
 
-    async def send(self, message: Message) -> None:
-        """The app's ``send``."""
+    def send(self, message: Message) -> Awaitable[None]:
+        """The app's ``send``. No coroutine of its own: once open, a token of a stream passes without one."""
+        return self._send(message) if self._state is State.OPEN else self._take(message)
+
+    async def _take(self, message: Message) -> None:
         state = self._state
-        if state is State.OPEN:
+        if state is State.OPEN:  # it has opened since ``send`` was called
             await self._send(message)
         elif state is State.FRESH:
             await self._begin(message)
@@ -129,9 +136,20 @@ class ResponseGate:
         if self._decided() or self._wait <= 0:
             await self._release()
         else:
-            self._scope.on_decision = self._due
-            # In a context of its own: a cancelled timer lingers in the loop's heap, and its context with it.
-            self._timer = asyncio.get_running_loop().call_later(self._wait, self._due, context=Context())
+            self._scope.on_decision = self._on_decision
+            self._release_in(self._wait)
+
+    def _release_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        # In a context of its own: a cancelled timer lingers in the loop's heap, and its context with it.
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._due, context=Context())
+
+    def _on_decision(self) -> None:
+        if self._scope.rejection is not None:
+            self._due()
+        elif len(self._scope.decisions) == 1:
+            self._release_in(min(self._wait, DECIDED_WAIT))
 
     def _decided(self) -> bool:
         return bool(self._scope.decisions) or self._scope.rejection is not None
@@ -149,7 +167,7 @@ class ResponseGate:
         )
 
     def _due(self) -> None:
-        """The decision or the deadline has come; called on the event loop, never raises."""
+        """A refusal or a deadline has come; called on the event loop, never raises."""
         if self._state is State.HOLDING and self._drainer is None:
             self._drainer = asyncio.get_running_loop().create_task(self._drain_for_callback())
 
