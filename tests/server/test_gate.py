@@ -74,6 +74,28 @@ async def test_headers_leave_with_the_first_token() -> None:
     assert raw.headers["cache-status"] == "vllm-enhance; fwd=miss; stored"
 
 
+async def test_a_late_decision_does_not_extend_the_wait() -> None:
+    raw: Raw
+    seen: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        before = time.monotonic()
+        await send(start(STREAM))
+        for _ in range(100):  # each of them alone would start the wait anew
+            await asyncio.sleep(0.02)
+            scope_now().decide(MISS)
+            if raw.sent:
+                seen.append(time.monotonic() - before)
+                break
+        await send(chunk(DATA, more=False))
+
+    raw = Raw(app, header_wait=LONG)
+    await raw()
+    assert len(seen) == 1  # let go while decisions still came
+    assert seen[0] >= 0.1
+    assert raw.headers["cache-status"] == "vllm-enhance; fwd=miss; stored"
+
+
 async def test_a_decision_in_a_child_task() -> None:
     async def engine() -> None:
         await asyncio.sleep(0.01)

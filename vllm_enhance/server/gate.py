@@ -148,8 +148,8 @@ class ResponseGate:
     def _on_decision(self) -> None:
         if self._scope.rejection is not None:
             self._due()
-        elif len(self._scope.decisions) == 1:
-            self._release_in(min(self._wait, DECIDED_WAIT))
+        elif self._timer is not None and self._timer.when() > asyncio.get_running_loop().time() + DECIDED_WAIT:
+            self._release_in(DECIDED_WAIT)
 
     def _decided(self) -> bool:
         return bool(self._scope.decisions) or self._scope.rejection is not None
