@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import inspect
 import json
 import math
 import os
@@ -60,6 +61,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
+        **({} if inspect.isbuiltin(os.sched_yield) else {"waits": "asleep"}),  # benchmarks/calm
         "load_average_before": [round(load, 2) for load in os.getloadavg()],
         "measured_at": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }

@@ -46,7 +46,8 @@ def where(result: Mapping[str, Any]) -> str:
     names = ", ".join(f"{name} {each}" for name, each in versions.items())
     gpu = f", {machine['gpu'][0]}" if machine.get("gpu") else ""
     load = machine["load_average_before"][0]
-    box = f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']:g} GiB{gpu}"
+    waits = ", vLLM waiting asleep" if machine.get("waits") else ""
+    box = f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']:g} GiB{gpu}{waits}"
     return f"Measured {machine['measured_at']} on {box}; load average before: {load:g}; {names}."
 
 

@@ -7,8 +7,11 @@ import gzip
 import itertools
 import json
 import math
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -284,6 +287,23 @@ def test_interval_of_a_median_narrows_with_more_rounds() -> None:
     assert few[1] - few[0] > many[1] - many[0]
     assert few[0] <= 1.03 <= few[1]
     assert all(math.isnan(each) for each in serving.interval([1.0, 2.0]))
+
+
+def test_calm_reaches_vllm_and_shows_in_the_result() -> None:
+    code = (
+        "import sys, time; sys.path.append(sys.argv[1]); import common, render\n"
+        "from vllm.distributed.utils import sched_yield\n"
+        "before = time.perf_counter(); sched_yield(); took = time.perf_counter() - before\n"
+        "print(took >= 5e-5, render.where({'machine': common.machine(), 'versions': {}}))"
+    )
+    said = {}
+    for path in ("", str(ROOT / "benchmarks" / "calm")):
+        environment = {**os.environ, "PYTHONPATH": path}
+        command = [sys.executable, "-c", code, str(ROOT / "benchmarks")]
+        said[bool(path)] = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said[True].startswith("True")
+    assert "waiting asleep" in said[True]
+    assert "waiting asleep" not in said[False]
 
 
 def test_page_is_filled_and_checked(tmp_path: Path) -> None:
