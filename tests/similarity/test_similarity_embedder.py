@@ -98,6 +98,7 @@ async def test_the_late_and_the_cancelled_are_not_encoded(embedder: BatchingEmbe
     cancelled = asyncio.create_task(embedder.embed("cancelled"))
     await asyncio.sleep(0.1)
     cancelled.cancel()
+    await asyncio.sleep(0.01)  # it takes a turn of the loop or two to reach the embedder
     assert (await late).refusal == "embedder_deadline"
     encoder.gate.set()
     await first

@@ -1,8 +1,8 @@
 """The embedder: one worker thread in front of an encoder, with micro-batching and a memo.
 
-Callers await `embed` on an event loop; the loop itself only hashes the text and looks into the memo. Everything else,
-tokenizing included, runs on the worker. What waits is bounded: a full queue refuses, and whoever gave up before his
-turn is not encoded.
+Callers await `embed` on an event loop, or hand on what `submit` gives; they themselves only hash the text and look into
+the memo. Everything else, tokenizing included, runs on the worker. What waits is bounded: a full queue refuses, and
+whoever gave up before his turn is not encoded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
@@ -76,8 +77,7 @@ class _Job(msgspec.Struct):
     text: str
     memo_key: bytes
     deadline: float | None
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Embedding]
+    future: Future[Embedding]
 
 
 class BatchingEmbedder:
@@ -140,8 +140,31 @@ class BatchingEmbedder:
 
     async def embed(self, text: str, *, timeout: float | None = None) -> Embedding:
         """Embed one text. Refuses with a reason; raises EmbedderClosed only after `close`."""
+        future = self.submit(text, timeout=timeout)
+        if future.done():
+            return future.result()
+        try:
+            async with asyncio.timeout(timeout):
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            return self.refuse("embedder_deadline")
+
+    def submit(self, text: str, *, timeout: float | None = None) -> Future[Embedding]:
+        """As `embed`, for those who go on in another thread; it ends on the worker's thread, or has ended already.
+
+        A text whose result is cancelled, or whose turn comes after `timeout` seconds, is not encoded. To give up after
+        that time is up to the caller: nothing ends the result then.
+        """
+        future: Future[Embedding] = Future()
+        embedding = self._at_once(text, future, timeout)
+        if embedding is not None:
+            future.set_result(embedding)
+        return future
+
+    def _at_once(self, text: str, future: Future[Embedding], timeout: float | None) -> Embedding | None:
+        """Answer from the memo, or refuse; None if it has been queued."""
         if not text.strip():
-            return self._refuse("empty_text")
+            return self.refuse("empty_text")
         memo_key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         kept = self._recall(memo_key)
         if kept is not None:
@@ -149,19 +172,15 @@ class BatchingEmbedder:
         if self._state == "closed":
             raise EmbedderClosed
         if self._state == "failed" or self._thread is None:
-            return self._refuse("embedder_unavailable")
-        loop = asyncio.get_running_loop()
+            return self.refuse("embedder_unavailable")
         deadline = None if timeout is None else self._clock() + timeout
-        job = _Job(text, memo_key, deadline, loop, loop.create_future())
         try:
-            self._queue.put_nowait(job)
+            self._queue.put_nowait(_Job(text, memo_key, deadline, future))
         except queue.Full:
-            return self._refuse("embedder_busy")
-        try:
-            async with asyncio.timeout(timeout):
-                return await job.future
-        except TimeoutError:
-            return self._refuse("embedder_deadline")
+            return self.refuse("embedder_busy")
+        if self._ended():  # just now, and whoever emptied the queue may have missed this one
+            self._refuse_all()
+        return None
 
     async def embed_many(self, texts: Sequence[str], *, timeout: float | None = None) -> list[Embedding]:
         """Embed several texts; the worker batches them."""
@@ -186,12 +205,17 @@ class BatchingEmbedder:
             return
         self._state, self._detail = "closed", "the embedder is closed"
         self._loaded.set()
-        for job in self._drain():
-            self._answer(job, self._refuse("embedder_unavailable"))
+        self._refuse_all()
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)  # wakes a worker that waits; one that does not looks at the state
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)
+
+    def refuse(self, reason: Refusal) -> Embedding:
+        """No embedding, for a reason that is counted."""
+        with self._lock:
+            self._refused[reason] = self._refused.get(reason, 0) + 1
+        return Embedding(None, reason)
 
     def _recall(self, memo_key: bytes) -> NDArray[np.float32] | None:
         with self._lock:
@@ -200,11 +224,6 @@ class BatchingEmbedder:
                 self._memo.move_to_end(memo_key)
                 self._memo_hits += 1
             return kept
-
-    def _refuse(self, reason: Refusal) -> Embedding:
-        with self._lock:
-            self._refused[reason] = self._refused.get(reason, 0) + 1
-        return Embedding(None, reason)
 
     # Worker thread
 
@@ -230,8 +249,7 @@ class BatchingEmbedder:
         if self._state != "closed":
             self._state, self._detail = "failed", detail
         self._loaded.set()
-        for job in self._drain():
-            self._answer(job, self._refuse("embedder_unavailable"))
+        self._refuse_all()
 
     def _next_batch(self) -> list[_Job]:
         waiting = [self._queue.get()]
@@ -257,7 +275,7 @@ class BatchingEmbedder:
             fitting_ids = {id(job) for job in fitting}
             for job in jobs:
                 if id(job) not in fitting_ids:
-                    self._answer(job, self._refuse("text_too_long"))
+                    self._answer(job, self.refuse("text_too_long"))
             if not fitting:
                 return
             started = self._clock()
@@ -265,7 +283,7 @@ class BatchingEmbedder:
             self._paced((self._clock() - started) / len(fitting))
         except Exception:  # one bad batch must not end the worker
             for job in jobs:
-                self._answer(job, self._refuse("embedder_unavailable"))
+                self._answer(job, self.refuse("embedder_unavailable"))
             return
         with self._lock:
             self._embedded += len(fitting)
@@ -281,6 +299,13 @@ class BatchingEmbedder:
     def _paced(self, seconds: float) -> None:
         self._pace = seconds if not self._pace else self._pace + 0.3 * (seconds - self._pace)
 
+    def _ended(self) -> bool:
+        return self._state in ("failed", "closed")
+
+    def _refuse_all(self) -> None:
+        for job in self._drain():
+            self._answer(job, self.refuse("embedder_unavailable"))
+
     def _drain(self) -> list[_Job]:
         jobs: list[_Job] = []
         while True:
@@ -293,9 +318,5 @@ class BatchingEmbedder:
 
     @staticmethod
     def _answer(job: _Job, embedding: Embedding) -> None:
-        def settle() -> None:
-            if not job.future.done():
-                job.future.set_result(embedding)
-
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            job.loop.call_soon_threadsafe(settle)
+        if not job.future.done() and job.future.set_running_or_notify_cancel():
+            job.future.set_result(embedding)

@@ -21,6 +21,7 @@ import msgspec
 from vllm_enhance_similarity.corrections import Corrections
 from vllm_enhance_similarity.embedder import BatchingEmbedder
 from vllm_enhance_similarity.encoders import SentenceTransformerEncoder
+from vllm_enhance_similarity.handover import then
 from vllm_enhance_similarity.index.hnsw import HnswParameters
 from vllm_enhance_similarity.index.partitioned import IndexLimits
 from vllm_enhance_similarity.index.snapshot import restore_index, save_index
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from vllm_enhance_similarity.embedder import Embedding
     from vllm_enhance_similarity.index.partitioned import IndexStats
     from vllm_enhance_similarity.judges import Judge
     from vllm_enhance_similarity.options import SimilarityOptions
@@ -146,16 +148,24 @@ class SimilarityService:
 
     async def consider(self, text: str, partition: bytes) -> Consideration:
         """Embed, search, check, decide. Never raises for a question."""
-        started = time.monotonic()
-        embedded = await self.embedder.embed(text, timeout=self.options.similarity_deadline)
-        seconds = time.monotonic() - started
-        if embedded.vector is None or self.matcher is None:
-            refused = PolicyDecision("miss", embedded.refusal or "embedder_unavailable")
-            return Consideration(text, partition, MatchResult(refused), None, seconds)
-        now, draw = self._clock(), self._random.random()
-        matcher, vector = self.matcher, embedded.vector
-        result = await self.run(lambda: matcher.match(partition, text, vector, now=now, draw=draw))
-        return Consideration(text, partition, result, vector, seconds)
+        started, deadline = time.monotonic(), self.options.similarity_deadline
+
+        def decide(embedded: Embedding) -> Consideration:
+            """On the matching thread, straight from the embedder's."""
+            seconds, vector = time.monotonic() - started, embedded.vector
+            if vector is None or self.matcher is None:
+                return _refused(text, partition, embedded, seconds)
+            now, draw = self._clock(), self._random.random()
+            return Consideration(
+                text, partition, self.matcher.match(partition, text, vector, now=now, draw=draw), vector, seconds
+            )
+
+        considered = then(self.embedder.submit(text, timeout=deadline), self._match_thread, decide)
+        try:
+            async with asyncio.timeout(deadline):
+                return await asyncio.wrap_future(considered)
+        except TimeoutError:
+            return _refused(text, partition, self.embedder.refuse("embedder_deadline"), time.monotonic() - started)
 
     async def learn(
         self,
@@ -317,6 +327,12 @@ class SimilarityService:
                     self._peer_times[path] = modified
             except OSError:
                 continue
+
+
+def _refused(text: str, partition: bytes, embedded: Embedding, seconds: float) -> Consideration:
+    """A miss, for the embedder's reason."""
+    decision = PolicyDecision("miss", embedded.refusal or "embedder_unavailable")
+    return Consideration(text, partition, MatchResult(decision), None, seconds)
 
 
 def choose_judge(
