@@ -43,6 +43,7 @@ __all__ = [
     "memory_bytes",
     "options",
     "plot_file",
+    "python_path",
     "quantile",
     "say",
     "versions",
@@ -65,6 +66,11 @@ def machine() -> dict[str, Any]:
         "load_average_before": [round(load, 2) for load in os.getloadavg()],
         "measured_at": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def python_path(folder: str) -> str:
+    """``PYTHONPATH`` of a server that gets to see this folder of ``benchmarks/``, and what we were started with."""
+    return os.pathsep.join(filter(None, (str(Path(__file__).resolve().parent / folder), os.environ.get("PYTHONPATH"))))
 
 
 def versions(extra: Mapping[str, str] | None = None) -> dict[str, str]:

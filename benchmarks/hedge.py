@@ -40,14 +40,15 @@ from common import (
     machine,
     median,
     options,
+    python_path,
     quantile,
     say,
 )
 from contenders import metric, model_directory
 from load import Answer, Connection, Target, chat, connect, get, post, text_of
+from pairs import interval
 from scripted_judge import LABELS_VARIABLE, digest
 from semantic_questions import invented, reworded
-from serving import interval
 
 from vllm_enhance.testing.server import ServerProcess
 
@@ -257,7 +258,7 @@ def main() -> None:
         labels = folder / "labels.json"
         environment = {
             LABELS_VARIABLE: str(labels),
-            "PYTHONPATH": str(Path(__file__).resolve().parent / "hedge_hooks"),
+            "PYTHONPATH": python_path("hedge_hooks"),
             "HF_HUB_OFFLINE": "1",
         }
         flags = {"plain": [PREFIX], "similar": [PREFIX, *similarity(embedding_model(arguments), arguments.lookup)]}

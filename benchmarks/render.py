@@ -67,8 +67,9 @@ def serving(result: Mapping[str, Any]) -> str:
     parts = [goals(result["goals"]), table(head, rows)]
     if any(each["rounds"] for each in result["paired"].values()):
         parts.append(
-            "Never-repeating traffic against plain vLLM within each round, medians over rounds in which both engines "
-            "batched alike, with the interval that holds the median with 95% confidence; 1 is equal, more is better:"
+            "Never-repeating traffic against plain vLLM within each round: medians over starts of the medians over the "
+            "rounds in which both engines batched alike, with the interval that holds the median with 95% confidence, "
+            "and the lowest and highest start; 1 is equal, more is better:"
         )
         names = ("throughput", "first_token", "latency", "server_cpu")
         pairs = [
@@ -81,7 +82,7 @@ def serving(result: Mapping[str, Any]) -> str:
         low, high = (number(end) for end in floor["interval"])
         parts.append(
             f"A hit took {number(floor['ratio'])} times as long as `/tokenize` within a round ({low} to {high} "
-            f"with 95% confidence, {floor['rounds']} rounds)."
+            f"with 95% confidence, {floor['rounds']} rounds, {len(floor['by_start'])} starts)."
         )
     joined = result["cells"].get("joined", {}).get("enhanced")
     if joined:
@@ -104,7 +105,9 @@ def serving(result: Mapping[str, Any]) -> str:
 
 def _ratio(found: Mapping[str, Any]) -> str:
     low, high = found["interval"]
-    return f"{number(found['ratio'])} ({number(low)} to {number(high)}); all rounds {number(found['ratio_of_all'])}"
+    starts = found["by_start"]
+    apart = f"; starts {number(min(starts))} to {number(max(starts))}" if len(starts) > 1 else ""
+    return f"{number(found['ratio'])} ({number(low)} to {number(high)}){apart}"
 
 
 def goals(found: Sequence[Mapping[str, Any]]) -> str:

@@ -16,10 +16,8 @@ second, latency, time to first token, CPU milliseconds per request of every proc
 really did. The goals at the end are ratios, which carry over from one machine to another better than seconds do.
 
 What a miss costs is small beside the noise of a small machine, so misses get rounds of their own, plain and enhanced in
-turns, and the ratio within a round counts. On two cores vLLM's engine core at times hears of waiting requests only when
-it has done with the one it has, and then makes answers one by one, with the plugin or without: such a cell takes four
-times as long. ``batch`` tells, the mean number of answers in an engine step. The ratio is that of the rounds in which
-both servers' batches were alike, and the one over all rounds stands beside it.
+turns, and the ratio within a round counts. Two starts of the same code differ by a few per cent for as long as they
+run, so both servers are started several times, and the median over the starts is what counts; see ``pairs.py``.
 """
 
 from __future__ import annotations
@@ -27,11 +25,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +49,7 @@ from common import (
 )
 from contenders import Contender, given, install_litellm, litellm_version, metric, model_directory, started
 from load import Answer, Sample, chat, closed_loop, connect, get, post, text_of
+from pairs import over_floor, paired
 
 POOL = 16
 FILLER = "Please answer at length and with an example, and say why it is so. "
@@ -58,11 +57,6 @@ PAUSE = 0.25
 """Seconds between cells: OpenMP threads of an engine spin for 0.2 s after its last step."""
 
 TOKENS_MADE, STEPS = "vllm:generation_tokens_total", "vllm:iteration_tokens_total_count"
-ALIKE = 0.15
-"""By how much the batches of two cells may differ when one is to be compared with the other."""
-
-DRAWS = 2000
-"""Resamples for the interval of a median (percentile bootstrap; Efron 1979)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +64,8 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        rounds: of everything; extra_rounds: of what is compared closely, see `close_cells`.
+        rounds: of everything; extra_rounds: of what is compared closely, see `close_cells`, for each start.
+        starts: of plain and enhanced server.
         seconds: of a cell of hits.
         alone: generated requests of a cell with one caller; waves: the same per caller of a cell with many.
         joined: callers with one question.
@@ -85,6 +80,7 @@ class Plan:
     alone: int
     waves: int
     joined: int
+    starts: int = 1
     tokens: int = 64
     many: int = 16
     repeat_filler: int = 1
@@ -96,8 +92,8 @@ class Plan:
 
 PLANS = {
     "quick": Plan(1, 0, 0.3, 2, 1, 50, tokens=16),
-    "standard": Plan(3, 15, 1.25, 8, 9, 1000),
-    "full": Plan(7, 60, 4.0, 20, 20, 1000),
+    "standard": Plan(3, 5, 1.25, 8, 9, 1000, starts=6),
+    "full": Plan(7, 10, 4.0, 20, 20, 1000, starts=12),
 }
 
 
@@ -243,36 +239,31 @@ async def same_answers(contenders: Sequence[Contender], questions: Questions) ->
 # --------------------------------------------------------------------------- all of it
 
 
-async def run(contenders: Sequence[Contender], plan: Plan) -> dict[str, Any]:
-    """Every round of every cell."""
+Rows = dict[str, dict[str, list[dict[str, Any]]]]
+"""Cell -> contender -> figures of each round."""
+
+Servers = Callable[[], AbstractContextManager[Sequence[Contender]]]
+
+
+async def run(contenders: Sequence[Contender], plan: Plan, again: Servers | None = None) -> dict[str, Any]:
+    """Every round of every cell.
+
+    Args:
+        again: starts plain and enhanced server once more; without it there is the one start of `contenders`.
+    """
     questions = Questions(plan)
     answers = await same_answers(contenders, questions)
-    rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    enhanced = next((each for each in contenders if each.name == "enhanced"), None)
-
-    async def one(contender: Contender, cell: Cell) -> None:
-        figures = await measure(contender, cell, plan, questions)
-        rows.setdefault(cell.name, {}).setdefault(contender.name, []).append(figures)
-
-    for number in range(plan.rounds + plan.extra_rounds):
-        say(f"round {number + 1} of {plan.rounds + plan.extra_rounds}")
-        order = [*contenders[number % len(contenders) :], *contenders[: number % len(contenders)]]
-        if number >= plan.rounds:
-            close = close_cells(plan.many)
-            for cell in close["enhanced"]:
-                for contender in order:
-                    if cell in close.get(contender.name, ()):
-                        await one(contender, cell)
-            continue
-        if enhanced is not None:
-            for cell in cells(("version", "tokenize"), (False,), plan.many):
-                await one(enhanced, cell)
-        for cell in cells(("hit", "miss"), (False, True), plan.many):
-            for contender in order:
-                await one(contender, cell)
-        if enhanced is not None:
-            figures = await measure_joined(enhanced, plan, questions)
-            rows.setdefault("joined", {}).setdefault("enhanced", []).append(figures)
+    rows: Rows = {}
+    for number in range(plan.rounds):
+        say(f"round {number + 1} of {plan.rounds}")
+        await _round(rows, _turned(contenders, number), plan, questions)
+    for start in range(plan.starts if again is not None else 1):
+        with again() if again is not None and start else nullcontext(contenders) as serving:
+            if start:
+                await same_answers(serving, questions)
+            for number in range(plan.extra_rounds):
+                say(f"start {start + 1} of {plan.starts}: close round {number + 1} of {plan.extra_rounds}")
+                await _close_round(rows, _turned(serving, number), plan, questions, start)
     figures_of = {cell: {name: summary(rounds) for name, rounds in each.items()} for cell, each in rows.items()}
     return {
         "tokens": plan.tokens,
@@ -292,10 +283,42 @@ async def run(contenders: Sequence[Contender], plan: Plan) -> dict[str, Any]:
     }
 
 
+async def _round(rows: Rows, order: Sequence[Contender], plan: Plan, questions: Questions) -> None:
+    """Everything, of everybody."""
+    enhanced = [contender for contender in order if contender.name == "enhanced"]
+    every = [(cell, enhanced) for cell in cells(("version", "tokenize"), (False,), plan.many)]
+    every += [(cell, order) for cell in cells(("hit", "miss"), (False, True), plan.many)]
+    for cell, asked in every:
+        for contender in asked:
+            _enter(rows, cell.name, contender.name, await measure(contender, cell, plan, questions), 0)
+    for contender in enhanced:
+        _enter(rows, "joined", contender.name, await measure_joined(contender, plan, questions), 0)
+
+
+async def _close_round(rows: Rows, order: Sequence[Contender], plan: Plan, questions: Questions, start: int) -> None:
+    """What small differences are asked of."""
+    close = close_cells(plan.many)
+    for cell in close["enhanced"]:
+        for contender in order:
+            if cell in close.get(contender.name, ()):
+                _enter(rows, cell.name, contender.name, await measure(contender, cell, plan, questions), start)
+
+
+def _enter(rows: Rows, cell: str, contender: str, figures: dict[str, Any], start: int) -> None:
+    rows.setdefault(cell, {}).setdefault(contender, []).append({**figures, "start": start})
+
+
+def _turned(contenders: Sequence[Contender], number: int) -> list[Contender]:
+    """Another one goes first each time."""
+    return [*contenders[number % len(contenders) :], *contenders[: number % len(contenders)]]
+
+
 def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Medians over rounds; sums of counts; the spread of the rate."""
     found: dict[str, Any] = {"rounds": len(rounds)}
     for name, value in rounds[0].items():
+        if name == "start":
+            continue
         if isinstance(value, dict):
             keys = {key for each in rounds for key in each[name]}
             combine: Callable[[list[float]], float] = sum if name == "sources" else median  # type: ignore[assignment]
@@ -309,57 +332,6 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         max(each["per_second"] for each in rounds),
     ]
     return found
-
-
-def paired(each: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Enhanced against plain within each round, medians: slow drifts of the machine cancel out.
-
-    Returns:
-        ``throughput``, ``first_token``, ``latency`` and ``server_cpu``, above 1 in favour of ``--enhance``, each with
-        ``ratio``, a 95% ``interval`` and, over all rounds, ``ratio_of_all``; ``rounds``, and how many were ``alike``.
-    """
-    pairs = list(zip(each.get("plain", ()), each.get("enhanced", ()), strict=False))
-    alike = [pair for pair in pairs if _alike(*pair)]
-    ratios: dict[str, Callable[[dict[str, Any], dict[str, Any]], float]] = {
-        "throughput": lambda plain, ours: ours["per_second"] / plain["per_second"],
-        "first_token": lambda plain, ours: plain["first_token_p50_ms"] / ours["first_token_p50_ms"],
-        "latency": lambda plain, ours: plain["p50_ms"] / ours["p50_ms"],
-        "server_cpu": lambda plain, ours: _server_cpu(plain) / _server_cpu(ours),
-    }
-    found: dict[str, Any] = {"rounds": len(pairs), "alike": len(alike)}
-    for name, ratio in ratios.items():
-        kept = [ratio(*pair) for pair in alike]
-        found[name] = {
-            "ratio": median(kept),
-            "interval": interval(kept),
-            "ratio_of_all": median(ratio(*pair) for pair in pairs),
-        }
-    return found
-
-
-def over_floor(rows: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, Any]:
-    """Latency of a hit over that of ``/tokenize``, which renders the same prompt, within each round."""
-    floors, hits = (rows.get(cell, {}).get("enhanced", ()) for cell in ("tokenize-c1", "hit-c1"))
-    ratios = [hit["p50_ms"] / floor["p50_ms"] for floor, hit in zip(floors, hits, strict=False)]
-    return {"rounds": len(ratios), "ratio": median(ratios), "interval": interval(ratios)}
-
-
-def _alike(plain: dict[str, Any], ours: dict[str, Any]) -> bool:
-    return bool(abs(ours["batch"] / plain["batch"] - 1) <= ALIKE)
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Where the median lies with 95% confidence, by resampling; the same values give the same interval."""
-    known = [value for value in values if not math.isnan(value)]
-    if len(known) < 3:
-        return math.nan, math.nan
-    draw = random.Random(0)
-    medians = sorted(median(draw.choices(known, k=len(known))) for _ in range(DRAWS))
-    return medians[round(0.025 * DRAWS)], medians[round(0.975 * DRAWS) - 1]
-
-
-def _server_cpu(figures: dict[str, Any]) -> float:
-    return float(figures["cpu_ms"].get("vllm server", math.nan))
 
 
 # --------------------------------------------------------------------------- goals
@@ -426,18 +398,19 @@ def main() -> None:
         install_litellm(litellm)
     before = machine()
     with ExitStack() as stack:
-        contenders = given(arguments.plain, arguments.enhanced)
+        contenders: Sequence[Contender] = given(arguments.plain, arguments.enhanced)
+        again: Servers | None = None
         if not contenders:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            servers = started(
+            again = partial(
+                started,
                 model_directory(arguments.model, CACHE),
                 folder,
-                litellm=litellm,
                 enhance=arguments.enhance_args.split(),
                 both=arguments.server_args.split(),
             )
-            contenders = stack.enter_context(servers)
-        result = asyncio.run(run(contenders, plan))
+            contenders = stack.enter_context(again(litellm=litellm))
+        result = asyncio.run(run(contenders, plan, again))
     result["goals"] = goals(result)
     show(result["goals"])
     whole = finish("serving", result, out=arguments.out, before=before, extra_versions=litellm_version(litellm))

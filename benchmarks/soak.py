@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from common import CACHE, finish, machine, memory_bytes, options, plot_file, quantile, say
+from common import CACHE, finish, machine, memory_bytes, options, plot_file, python_path, quantile, say
 from contenders import model_directory
 from load import Answer, Target, chat, closed_loop, connect, text_of
 
@@ -408,7 +408,7 @@ def _own(arguments: argparse.Namespace) -> dict[str, Any]:
         control = folder / "control"
         environment = {
             CONTROL_VARIABLE: str(control),
-            "PYTHONPATH": str(Path(__file__).resolve().parent / "soak_hooks"),
+            "PYTHONPATH": python_path("soak_hooks"),
             "ENHANCE_STORE": redis.url,
             "ENHANCE_STORE_KEY": "soak",
         }

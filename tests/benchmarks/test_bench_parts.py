@@ -18,6 +18,7 @@ from typing import Any
 
 import common
 import load
+import pairs
 import pytest
 import render
 import serving
@@ -250,14 +251,14 @@ def serving_result() -> dict[str, Any]:
     # In one round the enhanced server's engine made its answers one by one.
     rounds = [*even, (misses(90.0), misses(20.0, batch=1.2))]
     paired = {
-        "miss-c16": serving.paired({"plain": [plain for plain, _ in rounds], "enhanced": [ours for _, ours in rounds]})
+        "miss-c16": pairs.paired({"plain": [plain for plain, _ in rounds], "enhanced": [ours for _, ours in rounds]})
     }
     floor = {"tokenize-c1": {"enhanced": [figures(1000, 1.0)] * 3}, "hit-c1": {"enhanced": [figures(700, 1.5)] * 3}}
     result = {
         "callers": 16,
         "cells": cells,
         "paired": paired,
-        "hit_over_tokenize": serving.over_floor(floor),
+        "hit_over_tokenize": pairs.over_floor(floor),
         "memory_mib": {},
         "answers": {"all_equal": True},
     }
@@ -282,11 +283,25 @@ def test_rounds_are_compared_where_both_engines_batched_alike() -> None:
     assert found["server_cpu"]["ratio"] == 1.0
 
 
+def test_a_start_counts_once_however_many_rounds_it_has() -> None:
+    def rounds(start: int, *ratios: float) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        return [({**misses(100.0), "start": start}, {**misses(100.0 * ratio), "start": start}) for ratio in ratios]
+
+    every = [*rounds(0, *[0.90] * 9), *rounds(1, 0.98, 1.00, 1.02), *rounds(2, 1.01, 1.01)]
+    found = pairs.paired({"plain": [plain for plain, _ in every], "enhanced": [ours for _, ours in every]})
+    assert found["throughput"]["by_start"] == pytest.approx([0.90, 1.00, 1.01])
+    assert found["throughput"]["ratio"] == pytest.approx(1.00)
+    assert found["throughput"]["ratio_of_all"] == pytest.approx(0.90)
+    low, high = found["throughput"]["interval"]
+    assert low == pytest.approx(0.90)  # all three draws may be the slow start
+    assert high >= 1.01
+
+
 def test_interval_of_a_median_narrows_with_more_rounds() -> None:
-    few, many = (serving.interval([1 + 0.01 * (number % 7) for number in range(count)]) for count in (7, 700))
+    few, many = (pairs.interval([1 + 0.01 * (number % 7) for number in range(count)]) for count in (7, 700))
     assert few[1] - few[0] > many[1] - many[0]
     assert few[0] <= 1.03 <= few[1]
-    assert all(math.isnan(each) for each in serving.interval([1.0, 2.0]))
+    assert all(math.isnan(each) for each in pairs.interval([1.0, 2.0]))
 
 
 def test_calm_reaches_vllm_and_shows_in_the_result() -> None:
@@ -304,6 +319,13 @@ def test_calm_reaches_vllm_and_shows_in_the_result() -> None:
     assert said[True].startswith("True")
     assert "waiting asleep" in said[True]
     assert "waiting asleep" not in said[False]
+
+
+def test_servers_with_hooks_of_a_benchmark_inherit_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "calm")
+    assert common.python_path("hedge_hooks") == os.pathsep.join((str(ROOT / "benchmarks" / "hedge_hooks"), "calm"))
+    monkeypatch.delenv("PYTHONPATH")
+    assert common.python_path("hedge_hooks") == str(ROOT / "benchmarks" / "hedge_hooks")
 
 
 def test_page_is_filled_and_checked(tmp_path: Path) -> None:
