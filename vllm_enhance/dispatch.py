@@ -52,7 +52,7 @@ class HookCall:
     open_until: float = 0.0
 
     def arguments(self, offered: Mapping[str, Any]) -> list[Any]:
-        return [offered[name] for name in self.argnames]
+        return list(map(offered.__getitem__, self.argnames))
 
 
 @dataclass(slots=True)

@@ -75,11 +75,11 @@ class Call:
 
     def rename(self) -> None:
         """Work out key or bypass reason, from the request as it is now."""
-        runtime, context = self.runtime, self.context
+        runtime, context, rendered = self.runtime, self.context, self.rendered
         lora = self.kwargs.get("lora_request")
         applicant = Applicant(
-            self.prompt,
-            self.params,
+            rendered.prompt,
+            rendered.params,
             context.directives,
             runtime.epoch.state,
             runtime.cache_sampled,
@@ -91,8 +91,8 @@ class Call:
         if reason is None:
             try:
                 key = request_key(
-                    prompt=self.prompt,
-                    params=self.params,
+                    prompt=rendered.prompt,
+                    params=rendered.params,
                     identity=runtime.identity,
                     epoch=context.epoch,
                     tenant=context.tenant,
@@ -104,7 +104,7 @@ class Call:
                 reason = "unkeyable"
         if key is not None and runtime.pins.holds(key.digest):
             key, reason = None, "marked_wrong"
-        self.rendered.key = key
+        rendered.key = key
         context.key = None if key is None else key.digest
         context.bypass_reason = reason
 

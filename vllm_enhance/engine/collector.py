@@ -37,6 +37,7 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
 
     Attributes:
         generation: what it leads or has joined.
+        final_only: whether the caller wants nothing before the end.
         joined: whether it reads another request's generation.
         reader: its place on a tape, when it plays one.
         decision: how the request was answered, once known.
@@ -48,6 +49,7 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
     def __init__(self, output_kind: RequestOutputKind, request_id: str) -> None:
         super().__init__(output_kind, request_id)
         self.kind = output_kind
+        self.final_only = output_kind == RequestOutputKind.FINAL_ONLY
         self.external_id = request_id
         self.reader: Reader | None = None
         self.decision: Decision | None = None
@@ -68,11 +70,6 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
         self.generation = generation if generation is not None and not generation.led else None
         if self.generation is not None:
             self.generation.lead(self, request_id)
-
-    @property
-    def final_only(self) -> bool:
-        """Whether the caller wants nothing before the end."""
-        return self.kind == RequestOutputKind.FINAL_ONLY
 
     # ------------------------------------------------------------------ the engine's side
 
@@ -102,8 +99,8 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
     # ------------------------------------------------------------------ the caller's side
 
     async def get(self) -> RequestOutput | PoolingRequestOutput:
-        # One coroutine, however a token comes: this runs for every token of every stream.
-        while (output := super().get_nowait()) is None:
+        # One coroutine and few calls, however a token comes: this runs for every token of every stream.
+        while (output := None if self.output is None else super().get_nowait()) is None:
             if self.reader is not None and self._played:
                 await asyncio.sleep(0)  # a long replay lets others run between chunks
             self.ready.clear()
@@ -113,12 +110,16 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
                 break
             if self.output is None:
                 await self.ready.wait()
-        return self._handed_over(output)
+        if output.finished:
+            self._end()
+        return output
 
     def get_nowait(self) -> RequestOutput | PoolingRequestOutput | None:
         # Only what is there already: a replay that gave all its chunks here would starve the event loop.
-        output = super().get_nowait()
-        return None if output is None else self._handed_over(output)
+        output = None if self.output is None else super().get_nowait()
+        if output is not None and output.finished:
+            self._end()
+        return output
 
     def close(self) -> None:
         super().close()
@@ -130,13 +131,8 @@ class EnhancedRequestOutputCollector(ReadableCollector, RequestOutputCollector):
         if (self.on_close is not None or self.after_close) and loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._end)  # dropped unread: keep the books on the loop
 
-    def _handed_over(self, output: RequestOutput | PoolingRequestOutput) -> RequestOutput | PoolingRequestOutput:
-        """A caller who reads by hand need not close: the last output ends it."""
-        if output.finished:
-            self._end()
-        return output
-
     def _end(self) -> None:
+        """Closed, or its last output was taken: a caller who reads by hand need not close."""
         on_close, self.on_close = self.on_close, None
         if on_close is not None:
             on_close(self)

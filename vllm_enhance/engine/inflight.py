@@ -44,6 +44,7 @@ class Generation:
         self.kind = kind
         self.tape = Tape(n)
         self.readers: set[EnhancedRequestOutputCollector] = set()
+        self._joined = False
         self._leader: weakref.ref[EnhancedRequestOutputCollector] | None = None
         self.engine_id: str | None = None
         self.answer: Respond | None = None
@@ -72,6 +73,11 @@ class Generation:
     def lead(self, collector: EnhancedRequestOutputCollector, engine_id: str) -> None:
         """``collector`` reads what the engine makes. Once: a generation has one leader."""
         self._leader, self.engine_id = weakref.ref(collector), engine_id
+        self.readers.add(collector)
+
+    def join(self, collector: EnhancedRequestOutputCollector) -> None:
+        """``collector`` reads it too."""
+        self._joined = True
         self.readers.add(collector)
 
     # ------------------------------------------------------------------ admission
@@ -106,7 +112,8 @@ class Generation:
             told, self.on_first_token = self.on_first_token, None
             if told is not None:
                 told(self)
-        self._wake()
+        if self._joined:  # a leader alone is woken by what vLLM puts into its collector
+            self._wake()
         if self.tape.finished and self.on_finished is not None:
             self.on_finished(self)
 

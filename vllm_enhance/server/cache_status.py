@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from vllm_enhance.reasons import BYPASS_REASONS, MISS_REASONS
 from vllm_enhance.scope import Decision
@@ -60,6 +61,12 @@ def cache_status(decisions: Sequence[Decision], *, failed: bool = False) -> str:
         return _member(_hit(hits))
     if hits:
         return _member([("fwd", "miss"), ("detail", "partial")])
+    return _all_forwarded(tuple(decisions), failed)
+
+
+@lru_cache(maxsize=256)
+def _all_forwarded(decisions: tuple[Decision, ...], failed: bool) -> str:
+    """Nearly all misses are alike, and each says so."""
     return _member(_forwarded(decisions, failed))
 
 

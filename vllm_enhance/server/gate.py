@@ -1,9 +1,11 @@
 """Holding a response until it is known how it is answered, so that its headers can tell.
 
 A stream's headers leave before vLLM asks the engine (Starlette sends ``http.response.start`` before it iterates the
-body), so the gate keeps them, and early body chunks that do not come from the engine, until the decision and a little
-longer: the first token is near, and headers that leave with it cost no write and no wake-up of their own. It never
-holds longer than a deadline or more than a byte cap, and after that it is a plain pass-through.
+body), so the gate keeps them, and early body chunks that do not come from the engine, until the decision. A hit's leave
+with its first token, which is there. Others leave as soon as the engine has its work: what a server does at the start
+of a response (vLLM's writes a line of its access log) is better done while the engine works than when its first token
+is waiting. The gate never holds longer than a deadline or more than a byte cap, and after that it is a plain
+pass-through.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class ResponseGate:
 
     Args:
         send: the server's ``send``.
-        scope: of this request; its ``on_decision`` is taken while a response is held.
+        scope: of this request; its ``on_decision`` and ``send_headers`` are taken while a response is held.
         wait: seconds that headers may be held.
         on_fault: told of a fault of ours; the response goes on without our headers.
     """
@@ -116,7 +118,7 @@ class ResponseGate:
     def close(self) -> None:
         """Leave no timer, task or callback behind. Idempotent."""
         self._scope.closed = True
-        self._scope.on_decision = None
+        self._scope.on_decision = self._scope.send_headers = None
         if self._timer is not None:
             self._timer.cancel()
         if self._drainer is not None:
@@ -136,7 +138,7 @@ class ResponseGate:
         if self._decided() or self._wait <= 0:
             await self._release()
         else:
-            self._scope.on_decision = self._on_decision
+            self._scope.on_decision, self._scope.send_headers = self._on_decision, self._send_headers
             self._release_in(self._wait)
 
     def _release_in(self, seconds: float) -> None:
@@ -150,6 +152,12 @@ class ResponseGate:
             self._due()
         elif self._timer is not None and self._timer.when() > asyncio.get_running_loop().time() + DECIDED_WAIT:
             self._release_in(DECIDED_WAIT)
+
+    async def _send_headers(self) -> None:
+        """The engine has its work. In the app's own task, as a server's ``send`` is: no task, no wake-up for it."""
+        await asyncio.sleep(0)  # of a list of prompts the others are decided in this turn of the loop
+        if self._state is State.HOLDING and self._drainer is None:
+            await self._drain_for_callback()
 
     def _decided(self) -> bool:
         return bool(self._scope.decisions) or self._scope.rejection is not None
@@ -197,7 +205,7 @@ class ResponseGate:
         """Fix the header: add ours, or put a refusal in the place of the whole response."""
         self._state = State.RELEASED
         self._scope.released = True
-        self._scope.on_decision = None
+        self._scope.on_decision = self._scope.send_headers = None
         if self._timer is not None:
             self._timer.cancel()
         scope = self._scope
