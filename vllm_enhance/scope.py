@@ -6,7 +6,7 @@ The middleware sets :data:`current_scope`; every task that vLLM starts for the r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,7 +58,6 @@ class RequestScope:
         body: chunks of the request body as they passed; dropped once the chat in it has been read.
         chat: what was read from the body, by whoever needed it first.
         on_decision: called after each decision or rejection, on the event loop.
-        send_headers: sends the headers that are held; called by whoever has decided and given the engine its work.
         released: the response's headers have left, so that a refusal can no longer take its place.
         closed: the response is finished; background work may still hold the scope.
     """
@@ -71,7 +70,6 @@ class RequestScope:
     body: list[bytes] = field(default_factory=list)
     chat: Any = None
     on_decision: Callable[[], None] | None = None
-    send_headers: Callable[[], Awaitable[None]] | None = None
     released: bool = False
     closed: bool = False
     request_ids: list[str] = field(default_factory=list)

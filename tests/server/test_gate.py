@@ -55,11 +55,101 @@ async def test_a_stream_waits_for_its_decision() -> None:
     assert raw.sent[1:] == [chunk(COMMENT), chunk(CREATED), chunk(DATA), chunk(b"", more=False)]
 
 
-async def test_headers_leave_with_the_first_token() -> None:
+async def test_headers_of_a_miss_leave_while_the_engine_works() -> None:
     raw: Raw
     seen: list[int] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start(STREAM))
+        await settle()
+        seen.append(len(raw.sent))
+        scope_now().decide(MISS)
+        await settle()
+        seen.append(len(raw.sent))
+        await send(chunk(DATA, more=False))
+
+    raw = Raw(app, header_wait=LONG)
+    await raw()
+    assert seen == [0, 1]
+    assert raw.headers["cache-status"] == "vllm-enhance; fwd=miss; stored"
+
+
+async def test_headers_of_a_hit_leave_with_its_first_token() -> None:
+    raw: Raw
+    seen: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start(STREAM))
+        scope_now().decide(HIT)
+        await settle()
+        seen.append(len(raw.sent))
+        await send(chunk(DATA, more=False))
+
+    raw = Raw(app, header_wait=LONG)
+    await raw()
+    assert seen == [0]
+    assert raw.headers["cache-status"].startswith("vllm-enhance; hit")
+
+
+@pytest.mark.parametrize("ends", ["decided", "refused", "answered", "raised", "cancelled"])
+async def test_headers_wait_for_those_who_are_not_with_the_engine_yet(ends: str) -> None:
+    raw: Raw
+    sent: list[int] = []
+    arrived, go_on, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/v1/completions":
+            await send(start(STREAM))
+            scope_now().decide(MISS)
+            await settle()
+            sent.append(len(raw.sent))
+            go_on.set()
+            await over.wait()
+            await settle()
+            sent.append(len(raw.sent))
+            await send(chunk(DATA, more=False))
+            return
+        arrived.set()
+        await go_on.wait()
+        if ends == "decided":
+            scope_now().decide(MISS)
+        elif ends == "refused":
+            scope_now().reject(RequestRejected(429, "later"))
+        elif ends == "raised":
+            over.set()
+            raise ValueError("the app failed")
+        elif ends == "cancelled":
+            over.set()
+            await asyncio.sleep(LONG)
+        over.set()
+
+    raw = Raw(app, header_wait=LONG)
+    other = asyncio.create_task(raw("/v1/chat/completions"))
+    await arrived.wait()
+    waiting = asyncio.create_task(raw())
+    await go_on.wait()
+    if ends == "cancelled":
+        await over.wait()
+        other.cancel()
+    await asyncio.gather(other, waiting, return_exceptions=True)
+    own = [message for message in raw.sent if message.get("status") == 200]
+    assert sent[0] == 0  # while the other one was undecided
+    assert len(own) == 1
+    assert raw.sent[-1] == chunk(DATA, more=False)
+    if ends != "cancelled":
+        assert sent[1] >= 1
+
+
+async def test_headers_leave_with_the_first_token_while_others_still_arrive() -> None:
+    raw: Raw
+    seen: list[int] = []
+    arrived, done = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] != "/v1/completions":
+            arrived.set()
+            await done.wait()
+            return
         await send(start(STREAM))
         scope_now().decide(MISS)
         await settle()
@@ -69,7 +159,11 @@ async def test_headers_leave_with_the_first_token() -> None:
         await send(chunk(b"", more=False))
 
     raw = Raw(app, header_wait=LONG)
+    other = asyncio.create_task(raw("/v1/chat/completions"))
+    await arrived.wait()
     await raw()
+    done.set()
+    await other
     assert seen == [0, 2]
     assert raw.headers["cache-status"] == "vllm-enhance; fwd=miss; stored"
 
@@ -83,7 +177,7 @@ async def test_a_late_decision_does_not_extend_the_wait() -> None:
         await send(start(STREAM))
         for _ in range(100):  # each of them alone would start the wait anew
             await asyncio.sleep(0.02)
-            scope_now().decide(MISS)
+            scope_now().decide(HIT)
             if raw.sent:
                 seen.append(time.monotonic() - before)
                 break
@@ -93,7 +187,7 @@ async def test_a_late_decision_does_not_extend_the_wait() -> None:
     await raw()
     assert len(seen) == 1  # let go while decisions still came
     assert seen[0] >= 0.1
-    assert raw.headers["cache-status"] == "vllm-enhance; fwd=miss; stored"
+    assert raw.headers["cache-status"].startswith("vllm-enhance; hit")
 
 
 async def test_a_decision_in_a_child_task() -> None:

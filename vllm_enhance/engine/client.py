@@ -127,11 +127,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
                 return collector
         if call.context.directives.only_if_cached:
             return await self._only_if_cached(runtime, call, verdict.lookups)
-        collector = await self._join_or_lead(runtime, call, verdict.lookups)
-        scope, decision = call.context.scope, collector.decision
-        if scope is not None and scope.send_headers is not None and decision is not None and not decision.hit:
-            await scope.send_headers()  # cancelled here, the collector is dropped unread, which aborts
-        return collector
+        return await self._join_or_lead(runtime, call, verdict.lookups)
 
     # ------------------------------------------------------------------ answered from what is stored
 

@@ -2,10 +2,9 @@
 
 A stream's headers leave before vLLM asks the engine (Starlette sends ``http.response.start`` before it iterates the
 body), so the gate keeps them, and early body chunks that do not come from the engine, until the decision. A hit's leave
-with its first token, which is there. Others leave as soon as the engine has its work: what a server does at the start
-of a response (vLLM's writes a line of its access log) is better done while the engine works than when its first token
-is waiting. The gate never holds longer than a deadline or more than a byte cap, and after that it is a plain
-pass-through.
+with its first token, which is there; others leave while the engine works, in the moment that `arrivals` finds, or
+with the first token if that comes before. The gate never holds longer than a deadline or more than a byte cap, and
+after that it is a plain pass-through.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from enum import Enum, auto
 from typing import Any
 
 from vllm_enhance.scope import RequestScope
+from vllm_enhance.server.arrivals import Arrivals
 from vllm_enhance.server.cache_status import response_headers
 from vllm_enhance.server.refusal import refusal_messages
 
@@ -54,12 +54,14 @@ class ResponseGate:
 
     Args:
         send: the server's ``send``.
-        scope: of this request; its ``on_decision`` and ``send_headers`` are taken while a response is held.
+        scope: of this request; its ``on_decision`` is taken.
         wait: seconds that headers may be held.
         on_fault: told of a fault of ours; the response goes on without our headers.
+        arrivals: of all responses of this process.
     """
 
     __slots__ = (
+        "_arrivals",
         "_drainer",
         "_held",
         "_held_bytes",
@@ -72,7 +74,14 @@ class ResponseGate:
         "_wait",
     )
 
-    def __init__(self, send: Send, scope: RequestScope, wait: float, on_fault: Callable[[str, BaseException], None]):
+    def __init__(
+        self,
+        send: Send,
+        scope: RequestScope,
+        wait: float,
+        on_fault: Callable[[str, BaseException], None],
+        arrivals: Arrivals,
+    ) -> None:
         self._send = send
         self._scope = scope
         self._wait = wait
@@ -83,6 +92,9 @@ class ResponseGate:
         self._lock: asyncio.Lock | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._drainer: asyncio.Task[None] | None = None
+        self._arrivals = arrivals
+        arrivals.enter(self)
+        scope.on_decision = self._on_decision
 
     # ------------------------------------------------------------------ from the app
 
@@ -118,7 +130,8 @@ class ResponseGate:
     def close(self) -> None:
         """Leave no timer, task or callback behind. Idempotent."""
         self._scope.closed = True
-        self._scope.on_decision = self._scope.send_headers = None
+        self._scope.on_decision = None
+        self._arrivals.gone(self)
         if self._timer is not None:
             self._timer.cancel()
         if self._drainer is not None:
@@ -138,26 +151,23 @@ class ResponseGate:
         if self._decided() or self._wait <= 0:
             await self._release()
         else:
-            self._scope.on_decision, self._scope.send_headers = self._on_decision, self._send_headers
             self._release_in(self._wait)
 
     def _release_in(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         # In a context of its own: a cancelled timer lingers in the loop's heap, and its context with it.
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._due, context=Context())
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.let_go, context=Context())
 
     def _on_decision(self) -> None:
-        if self._scope.rejection is not None:
-            self._due()
-        elif self._timer is not None and self._timer.when() > asyncio.get_running_loop().time() + DECIDED_WAIT:
-            self._release_in(DECIDED_WAIT)
-
-    async def _send_headers(self) -> None:
-        """The engine has its work. In the app's own task, as a server's ``send`` is: no task, no wake-up for it."""
-        await asyncio.sleep(0)  # of a list of prompts the others are decided in this turn of the loop
-        if self._state is State.HOLDING and self._drainer is None:
-            await self._drain_for_callback()
+        if self._state is State.HOLDING:
+            if self._scope.rejection is not None:
+                self.let_go()
+            elif not self._scope.decisions[-1].hit:
+                self._arrivals.wait(self)
+            if self._timer is not None and self._timer.when() > asyncio.get_running_loop().time() + DECIDED_WAIT:
+                self._release_in(DECIDED_WAIT)
+        self._arrivals.leave(self)
 
     def _decided(self) -> bool:
         return bool(self._scope.decisions) or self._scope.rejection is not None
@@ -174,8 +184,8 @@ class ResponseGate:
             and not self._decided()
         )
 
-    def _due(self) -> None:
-        """A refusal or a deadline has come; called on the event loop, never raises."""
+    def let_go(self) -> None:
+        """Nobody is undecided any more, or a refusal or a deadline has come; on the event loop, never raises."""
         if self._state is State.HOLDING and self._drainer is None:
             self._drainer = asyncio.get_running_loop().create_task(self._drain_for_callback())
 
@@ -205,7 +215,8 @@ class ResponseGate:
         """Fix the header: add ours, or put a refusal in the place of the whole response."""
         self._state = State.RELEASED
         self._scope.released = True
-        self._scope.on_decision = self._scope.send_headers = None
+        self._scope.on_decision = None
+        self._arrivals.gone(self)
         if self._timer is not None:
             self._timer.cancel()
         scope = self._scope

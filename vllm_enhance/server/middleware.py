@@ -13,6 +13,7 @@ from typing import Any
 from vllm_enhance.directives import NO_DIRECTIVES, Directives, parse_cache_control
 from vllm_enhance.errors import DirectiveError, RequestRejected
 from vllm_enhance.scope import RequestScope, current_scope
+from vllm_enhance.server.arrivals import Arrivals
 from vllm_enhance.server.gate import Message, ResponseGate, Send
 from vllm_enhance.server.refusal import refusal_messages
 from vllm_enhance.server.tenant import TenantRule
@@ -60,6 +61,7 @@ class EnhanceMiddleware:
         self._header_wait = header_wait
         self._count_fault = count_fault
         self._throttle = Throttle(60.0)
+        self._arrivals = Arrivals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _generation_path(scope)
@@ -73,7 +75,7 @@ class EnhanceMiddleware:
             for message in refusal_messages(refusal, path, "Cache-Control"):
                 await send(message)
             return
-        gate = ResponseGate(send, request, self._header_wait, self._fault)
+        gate = ResponseGate(send, request, self._header_wait, self._fault, self._arrivals)
         token = current_scope.set(request)
         try:
             await self._serve(scope, keep_body(receive, request.body), gate)
