@@ -93,7 +93,7 @@ class Plan:
 PLANS = {
     "quick": Plan(1, 0, 0.3, 2, 1, 50, tokens=16),
     "standard": Plan(3, 5, 1.25, 8, 9, 1000, starts=6),
-    "full": Plan(7, 10, 4.0, 20, 20, 1000, starts=12),
+    "full": Plan(7, 5, 4.0, 20, 20, 1000, starts=12),
 }
 
 
@@ -381,8 +381,8 @@ def show(found: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--standard", action="store_true", help="about ten minutes; the default")
-    parser.add_argument("--full", action="store_true", help="about an hour")
+    parser.add_argument("--standard", action="store_true", help="about twenty minutes; the default")
+    parser.add_argument("--full", action="store_true", help="about an hour and a half")
     parser.add_argument("--model", help="directory or name; a tiny model made on the spot by default")
     parser.add_argument("--litellm-venv", type=Path, metavar="DIR", help="environment with litellm[proxy]")
     parser.add_argument("--install-litellm", action="store_true", help="make that environment first if it is not there")

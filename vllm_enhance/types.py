@@ -6,6 +6,7 @@ Nothing here imports vLLM, and nothing here does I/O. Records and their byte for
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -232,6 +233,7 @@ class RequestContext:
     asked_tokens: int | None = None
 
     MAX_NOTES = 32
+    SHORT_TOKENS, SHORT_BYTES = 1024, 16_384
 
     @property
     def prompt_text(self) -> str:
@@ -242,6 +244,13 @@ class RequestContext:
     def question(self) -> Question | None:
         """What similarity may vary, or ``None`` when nothing may (images, tool results, no user text)."""
         return self.read_question() if self.read_question is not None else None
+
+    async def load_question(self) -> Question | None:
+        """:attr:`question`, read on the event loop if that takes no longer than the way to a thread and back."""
+        body = self.scope.body if self.scope is not None else ()
+        if len(self.prompt_token_ids) <= self.SHORT_TOKENS and sum(map(len, body)) <= self.SHORT_BYTES:
+            return self.question
+        return await asyncio.to_thread(lambda: self.question)
 
     def end(self) -> None:
         """Tell those in ``on_end``, once."""

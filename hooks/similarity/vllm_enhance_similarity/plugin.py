@@ -121,7 +121,7 @@ class SimilarityHook:
         service = self._service
         if service is None:
             return None
-        question = await asyncio.to_thread(lambda: request.question)
+        question = await request.load_question()
         if question is None:
             request.note("similarity", "no question that may vary")
             return None

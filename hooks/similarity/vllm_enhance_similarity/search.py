@@ -62,7 +62,7 @@ async def _search(
     admits: Callable[[Entry], bool],
 ) -> list[list[Found]]:
     matcher = service.matcher
-    question = await asyncio.to_thread(lambda: request.question)
+    question = await request.load_question()
     if matcher is None or question is None or limit < 1:
         return []
     partition, confident = question.partition, service.options.similarity_mode == "on"
