@@ -210,6 +210,7 @@ class RequestContext:
         streaming: whether the caller reads token by token.
         scope: the HTTP request this belongs to, or ``None`` outside HTTP.
         epoch: the invalidation epoch of the key (8 bytes).
+        has_text: the prompt's text is there, so that reading it is quick.
         asked_tokens: length of the prompt as it was asked, when a hook has put context into it since.
         on_end: called once when the engine's work for this request is over, however it ended; see :meth:`end`.
     """
@@ -230,10 +231,11 @@ class RequestContext:
     on_end: list[Callable[[], None]] = field(default_factory=list)
     read_text: Callable[[], str] | None = None
     read_question: Callable[[], Question | None] | None = None
+    has_text: bool = False
     asked_tokens: int | None = None
 
     MAX_NOTES = 32
-    SHORT_TOKENS, SHORT_BYTES = 1024, 16_384
+    SHORT_TOKENS, SHORT_BYTES = 4096, 16_384
 
     @property
     def prompt_text(self) -> str:
@@ -248,7 +250,8 @@ class RequestContext:
     async def load_question(self) -> Question | None:
         """:attr:`question`, read on the event loop if that takes no longer than the way to a thread and back."""
         body = self.scope.body if self.scope is not None else ()
-        if len(self.prompt_token_ids) <= self.SHORT_TOKENS and sum(map(len, body)) <= self.SHORT_BYTES:
+        short = len(self.prompt_token_ids) <= self.SHORT_TOKENS and sum(map(len, body)) <= self.SHORT_BYTES
+        if short and self.has_text:
             return self.question
         return await asyncio.to_thread(lambda: self.question)
 

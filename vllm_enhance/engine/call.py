@@ -177,6 +177,7 @@ def admit(
         streaming=params.output_kind != RequestOutputKind.FINAL_ONLY,
         scope=scope,
         epoch=runtime.epoch.value,
+        has_text=prompt.get("prompt") is not None,
     )
     rendered = Rendered(prompt, params, scope, runtime.detokenize)
     context.read_text, context.read_question = rendered.text, rendered.question

@@ -353,6 +353,7 @@ class EnhancedAsyncLLM(PythonAPI, AsyncLLM):
             self._watch_replay(runtime, call, leader, answer.record, answer.source, answer.similarity)
         runtime.safely(call.context.end, None)
         if generation.engine_id is not None:
+            await asyncio.sleep(0)  # whoever reads goes first: to abort takes as long as to send the first token
             await super().abort([generation.engine_id], internal=True)
 
     # ------------------------------------------------------------------ ends
