@@ -12,8 +12,9 @@ question is about. One caller, streams, greedy answers; the two servers take tur
              against the server's own figure of what the embedding took
 
 The system prompt is long and vLLM's prefix cache is off, so that the first token takes the time of a prefill, as it
-does with a model of real size. On a CPU the embedding model and the language model share the cores; ``--gap`` is the
-rest between requests.
+does with a model of real size. ``--gap`` is the rest between requests. On a CPU the embedding model and the language
+model share the cores, and what a miss loses to that is no waiting: ``--layers 1`` leaves the embedding model one layer,
+so that it hardly computes, and shows what is left. Its hits mean nothing.
 """
 
 from __future__ import annotations
@@ -64,6 +65,19 @@ def similarity(model: str, lookup: str) -> list[str]:
         "--enhance", "--enhance-hooks", "cache,nlp,similarity=scripted_judge:ScriptedSimilarity",
         "--enhance-embedding-model", model, "--enhance-similarity-max-error", "0.05", "--enhance-lookup", lookup,
     ]  # fmt: skip
+
+
+def trimmed(model: str, layers: int, folder: Path) -> str:
+    """A copy of a sentence-transformers model (BERT) with its first layers only."""
+    from sentence_transformers import SentenceTransformer
+
+    whole = SentenceTransformer(model, device="cpu", local_files_only=True)
+    transformer: Any = whole[0]
+    encoder = transformer.auto_model.encoder
+    encoder.layer = encoder.layer[:layers]
+    transformer.auto_model.config.num_hidden_layers = layers
+    whole.save(str(folder))
+    return str(folder)
 
 
 class Script:
@@ -246,6 +260,7 @@ def main() -> None:
     )
     parser.add_argument("--misses", type=int, default=150)
     parser.add_argument("--lookup", default="hedge", choices=("hedge", "blocking"), help="as --enhance-lookup")
+    parser.add_argument("--layers", type=int, help="of the embedding model; all by default")
     parser.add_argument("--gap", type=float, default=0.15, help="seconds of rest between requests")
     parser.add_argument("--system-sentences", type=int, default=20, help="of the system prompt")
     parser.add_argument("--seed", type=int, default=1)
@@ -262,7 +277,10 @@ def main() -> None:
             "PYTHONPATH": python_path("hedge_hooks"),
             "HF_HUB_OFFLINE": "1",
         }
-        flags = {"plain": [PREFIX], "similar": [PREFIX, *similarity(embedding_model(arguments), arguments.lookup)]}
+        embedder = embedding_model(arguments)
+        if arguments.layers:
+            embedder = trimmed(embedder, arguments.layers, folder / "embedder")
+        flags = {"plain": [PREFIX], "similar": [PREFIX, *similarity(embedder, arguments.lookup)]}
         targets = {}
         for name, each in flags.items():
             log = folder / f"{name}.log"

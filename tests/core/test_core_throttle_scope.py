@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -10,7 +11,7 @@ import vllm_enhance.errors as errors
 from vllm_enhance.errors import EnhanceError, RequestRejected
 from vllm_enhance.scope import Decision, RequestScope, current_scope
 from vllm_enhance.throttle import Throttle
-from vllm_enhance.types import AnnotationKey, Annotations, RequestContext, Source
+from vllm_enhance.types import AnnotationKey, Annotations, Question, RequestContext, Source
 
 
 class Clock:
@@ -98,6 +99,30 @@ def test_notes_are_bounded() -> None:
 def test_text_and_question_default_to_nothing() -> None:
     request = RequestContext("r", [1], None)
     assert (request.prompt_text, request.question) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "body", "has_text", "stays"),
+    [
+        (1, 0, True, True),
+        (RequestContext.SHORT_TOKENS, RequestContext.SHORT_BYTES, True, True),
+        (RequestContext.SHORT_TOKENS + 1, 0, True, False),
+        (1, RequestContext.SHORT_BYTES + 1, True, False),
+        (1, 0, False, False),  # it must be put together from tokens first
+    ],
+)
+async def test_a_long_question_is_read_off_the_event_loop(tokens: int, body: int, has_text: bool, stays: bool) -> None:
+    read_on: list[threading.Thread] = []
+    question = Question("Why?", b"p" * 16)
+
+    def read() -> Question:
+        read_on.append(threading.current_thread())
+        return question
+
+    scope = RequestScope(body=[b"x" * (body // 2), b"x" * (body - body // 2)])
+    request = RequestContext("r", [1] * tokens, None, scope=scope, has_text=has_text, read_question=read)
+    assert await request.load_question() is question
+    assert (read_on[0] is threading.current_thread()) is stays
 
 
 def test_every_error_is_in_the_tree_and_in_its_drawing() -> None:

@@ -187,7 +187,9 @@ class ResponseGate:
     def let_go(self) -> None:
         """Nobody is undecided any more, or a refusal or a deadline has come; on the event loop, never raises."""
         if self._state is State.HOLDING and self._drainer is None:
-            self._drainer = asyncio.get_running_loop().create_task(self._drain_for_callback())
+            # In a context of its own: who lets go may be another request.
+            drain = self._drain_for_callback()
+            self._drainer = asyncio.get_running_loop().create_task(drain, context=Context())
 
     # ------------------------------------------------------------------ letting go
 
