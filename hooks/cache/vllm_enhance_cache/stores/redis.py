@@ -88,7 +88,8 @@ class RedisStore:
                 return int(await (self._client.exists if scope.dry_run else self._client.unlink)(name))
             if not scope.dry_run:
                 async for name in self._client.scan_iter(match=_glob(self._log) + b"*", count=BATCH):
-                    await self._client.unlink(name)
+                    # Emptied, not removed: ids go on from the last, so that no reader takes a new one for a known one.
+                    await self._client.xtrim(name, maxlen=0, approximate=False)
             async for names in self._batches():
                 doomed = names if value is None else await self._matching(names, scope.kind, value, now)
                 total += len(doomed) if scope.dry_run else sum(await self._each("UNLINK", doomed))
