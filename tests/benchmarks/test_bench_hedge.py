@@ -73,8 +73,8 @@ async def test_hits_against_what_the_server_says_of_its_embeddings(serve: Serve)
     found = await hedge.hits(target, hedge.Asker(target, "", 0.0), ["one", "two", "three"])
     assert (found["asked"], found["hits"]) == (3, 3)
     assert found["embedding_mean_ms"] == pytest.approx(5.0)
-    first, last = found["first_token"]["p50_ms"], found["first_token"]["p99_ms"]
-    assert found["beyond_embedding_ms"] == pytest.approx(first - 5.0, abs=last - first + 5.0)  # a mean, not the median
+    # A mean: no less than what the server waits, no more than the slowest; and without the embedding.
+    assert 20.0 - 5.0 <= found["beyond_embedding_ms"] <= found["first_token"]["p99_ms"] - 5.0
     assert found["beyond_both_ms"] == pytest.approx(found["beyond_embedding_ms"] - found["rendering_p50_ms"])
 
 

@@ -249,7 +249,7 @@ async def test_stats_give_advice(server: RedisServer) -> None:
 
 ACL = (
     "~vllm-enhance:* &vllm-enhance:* +get +set +unlink +exists +getrange +scan +hget +hgetall +hset +hincrby +hlen "
-    "+del +eval +publish +subscribe +pexpire +info +ping"
+    "+del +eval +publish +subscribe +pexpire +info +ping +xadd +xread +xrange +xrevrange +xlen +xdel +xtrim"
 )
 
 
@@ -272,7 +272,10 @@ async def test_the_documented_rights_are_enough(server: RedisServer) -> None:
     moved = await store.forget(InvalidationScope("model", "m"))
     await asyncio.wait_for(waiting, 1.0)
     assert await store.horizon() == await store.restore(moved)
+    await store.append("log", b"told", LogLimits())
+    assert list((await store.read("log")).messages) == [b"told"]
     assert await store.clear(InvalidationScope("model", "m")) == 1
+    assert not (await store.read("log")).messages
     assert not await store.delete(key_of(1))
     assert (await store.stats()).nbytes
     await store.close()
