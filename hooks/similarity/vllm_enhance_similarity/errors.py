@@ -3,6 +3,7 @@
 SimilarityError
 └── EmbedderError
     ├── EmbeddingBackendMissing     a package is not installed
+    ├── EmbeddingBackendRefused     the backend cannot run this model as it is
     ├── EmbeddingModelUnavailable   no such model, or the hub cannot be reached
     └── EmbedderClosed              used after shutdown
 """
@@ -15,6 +16,7 @@ __all__ = [
     "EmbedderClosed",
     "EmbedderError",
     "EmbeddingBackendMissing",
+    "EmbeddingBackendRefused",
     "EmbeddingModelUnavailable",
     "SimilarityError",
 ]
@@ -34,6 +36,16 @@ class EmbeddingBackendMissing(EmbedderError):
     def __init__(self, package: str, cause: str) -> None:
         super().__init__(f"similarity is off: {package} is not installed ({cause}); install vllm-enhance[similarity]")
         self.package = package
+
+
+class EmbeddingBackendRefused(EmbedderError):
+    """The model does not convert, or converted it gives other vectors."""
+
+    def __init__(self, precision: str, cause: str) -> None:
+        super().__init__(
+            f"similarity is off: ONNX Runtime cannot run this embedding model in {precision} ({cause}); "
+            "--enhance-embedding-backend torch can"
+        )
 
 
 class EmbeddingModelUnavailable(EmbedderError):

@@ -31,7 +31,16 @@ SETTINGS: tuple[Setting, ...] = (
         "Sentence-transformers model that finds similar questions: a directory, or a hub name, which may be "
         "downloaded. Unset turns similarity off.",
     ),
-    _text("embedding-backend", "torch", "What runs the embedding model.", "torch", "onnx"),
+    _text(
+        "embedding-backend",
+        "auto",
+        "What runs the embedding model: torch; onnx, the same vectors in half the time on a CPU; onnx-int8, rounded "
+        "vectors in an eighth of it. auto: the fastest that is installed and can run the model.",
+        "auto",
+        "torch",
+        "onnx",
+        "onnx-int8",
+    ),
     _text("embedding-device", "cpu", "Where it runs. The accelerator belongs to the language model."),
     _text(
         "similarity-mode",
@@ -118,7 +127,7 @@ class SimilarityOptions:
     """The settings as values; see SETTINGS. Times in seconds, sizes in bytes."""
 
     embedding_model: str = ""
-    embedding_backend: str = "torch"
+    embedding_backend: str = "auto"
     embedding_device: str = "cpu"
     similarity_mode: str = "on"
     similarity_policy: str = "auto"

@@ -244,9 +244,10 @@ class SimilarityHook:
             return
         judge = service.judge.name if service.judge is not None else "none"
         logger.info(
-            "similarity is %s: model %s, policy %s, judge %s, %d entries restored (%s)",
+            "similarity is %s: model %s (%s), policy %s, judge %s, %d entries restored (%s)",
             service.options.similarity_mode,
             service.embedder.identity.name if service.embedder.identity else "",
+            service.embedder.identity.backend if service.embedder.identity else "",
             service.policy.name,
             judge,
             entries,
