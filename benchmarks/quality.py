@@ -39,7 +39,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import msgspec
 import numpy as np
 from common import CACHE, embedding_model, embedding_option, machine, say, versions
-from vllm_enhance_similarity.encoders import SentenceTransformerEncoder
+from vllm_enhance_similarity.encoders import BACKENDS, EmbedderIdentity, SentenceTransformerEncoder
 from vllm_enhance_similarity.errors import EmbedderError
 from vllm_enhance_similarity.guards.freshness import is_time_bound
 from vllm_enhance_similarity.index.partitioned import Candidate, IndexLimits, PartitionedIndex
@@ -163,9 +163,11 @@ def _read_pairs(found: Questions, rows: list[dict[str, Any]], number: dict[str, 
     found.asked = [number[row["b"]] for row in rows]
 
 
-def embed(texts: Sequence[str], model: str, cache: Path | None) -> tuple[np.ndarray, str, float]:
-    """Unit vectors of all texts, the model's digest, and seconds for one text alone (median of fifty)."""
-    encoder = SentenceTransformerEncoder(model)
+def embed(
+    texts: Sequence[str], model: str, cache: Path | None, backend: str = "auto"
+) -> tuple[np.ndarray, EmbedderIdentity, float]:
+    """Unit vectors of all texts, the model's identity, and seconds for one text alone (median of fifty)."""
+    encoder = SentenceTransformerEncoder(model, backend=backend)
     try:
         identity = encoder.load()
     except EmbedderError as error:
@@ -175,7 +177,7 @@ def embed(texts: Sequence[str], model: str, cache: Path | None) -> tuple[np.ndar
     digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=12).hexdigest()
     kept = cache / f"{identity.digest[:12]}-{digest}.npy" if cache else None
     if kept is not None and kept.exists():
-        return np.load(kept, allow_pickle=False), identity.digest, alone
+        return np.load(kept, allow_pickle=False), identity, alone
     vectors = np.empty((len(texts), identity.dimension), dtype=np.float32)
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     for start in range(0, len(order), 64):
@@ -186,7 +188,7 @@ def embed(texts: Sequence[str], model: str, cache: Path | None) -> tuple[np.ndar
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.save(kept, vectors, allow_pickle=False)
-    return vectors, identity.digest, alone
+    return vectors, identity, alone
 
 
 def make_policy(arguments: argparse.Namespace) -> DecisionPolicy:
@@ -319,7 +321,9 @@ def _milliseconds(seconds: list[float]) -> dict[str, float]:
     return {f"p{q}": round(1e3 * float(np.percentile(seconds, q)), 4) for q in (50, 99)}
 
 
-def summary(arguments: argparse.Namespace, tallies: list[Tally], model: str, alone: float) -> dict[str, Any]:
+def summary(
+    arguments: argparse.Namespace, tallies: list[Tally], embedder: EmbedderIdentity, alone: float
+) -> dict[str, Any]:
     """The JSON object."""
     hits = [tally.reuses / tally.requests for tally in tallies]
     errors = [tally.wrong / tally.requests for tally in tallies]
@@ -337,6 +341,7 @@ def summary(arguments: argparse.Namespace, tallies: list[Tally], model: str, alo
         "freshness": arguments.freshness,
         "distinct": arguments.distinct,
         "limit": arguments.limit,
+        "embedding_backend": embedder.backend,
         "requests": tallies[0].requests,
         "seeds": len(tallies),
         "hit_rate": round(statistics.fmean(hits), 5),
@@ -356,7 +361,7 @@ def summary(arguments: argparse.Namespace, tallies: list[Tally], model: str, alo
             "guards_and_decision": _milliseconds([value for tally in tallies for value in tally.decide_seconds]),
             "refit": _milliseconds([value for tally in tallies for value in tally.refit_seconds]),
         },
-        "versions": versions({"numpy": np.__version__, "embedder": model}),
+        "versions": versions({"numpy": np.__version__, "embedder": embedder.digest}),
     }
 
 
@@ -384,6 +389,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-error", type=float, default=0.01, help="tolerated wrong reuses per request")
     parser.add_argument("--audit-share", type=float, default=BoundedParameters().audit_share)
     embedding_option(parser)
+    parser.add_argument("--embedding-backend", default="auto", choices=BACKENDS, help="as --enhance-embedding-backend")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--judge-noise", type=float, default=0.0, help="share of verdicts that are flipped")
     parser.add_argument("--guards", choices=("on", "off"), default="on")
@@ -427,8 +433,8 @@ def main() -> None:
     if arguments.limit:
         data.asked = random.Random(0).sample(data.asked, min(arguments.limit, len(data.asked)))
     cache = Path(arguments.cache_dir).expanduser() if arguments.cache_dir else None
-    vectors, model, alone = embed(data.texts, embedding_model(arguments), cache)
-    result = summary(arguments, list(runs(arguments, data, vectors)), model, alone)
+    vectors, embedder, alone = embed(data.texts, embedding_model(arguments), cache, arguments.embedding_backend)
+    result = summary(arguments, list(runs(arguments, data, vectors)), embedder, alone)
     if arguments.out:
         keep(result, arguments.out)
     print(json.dumps(result), flush=True)

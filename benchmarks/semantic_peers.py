@@ -326,7 +326,8 @@ def main() -> None:
     todo = plan(data, partners, arguments.sizes, spare, arguments.requests, random.Random(arguments.seed))
     model = embedding_model(arguments)
     kept = None if arguments.quick else CACHE / "embeddings"
-    vectors, digest, _ = embed([data.texts[row] for row in todo.stored], model, kept)
+    # torch on both sides, so that they differ by what they do and not by what computes the model
+    vectors, embedder, _ = embed([data.texts[row] for row in todo.stored], model, kept, "torch")
     before = machine()
     room = max(arguments.sizes) + spare + 1000
     with (
@@ -339,7 +340,13 @@ def main() -> None:
     settings = {name: getattr(arguments, name) for name in ("threads", "rounds", "questions", "inserts", "seed")}
     source = arguments.data.name.partition(".")[0] if arguments.data else "made up"
     result = {"data": source, **settings, **result}
-    finish("semantic_peers", result, out=arguments.out, before=before, extra_versions={**extra, "embedder": digest})
+    finish(
+        "semantic_peers",
+        result,
+        out=arguments.out,
+        before=before,
+        extra_versions={**extra, "embedder": embedder.digest},
+    )
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ class EnhancedSide:
         self._loop = asyncio.new_event_loop()
         self._options = SimilarityOptions(
             embedding_model=model,
+            embedding_backend="torch",  # as the other side's
             similarity_policy="threshold",
             similarity_max_entries=entries,
             similarity_deadline=30.0,

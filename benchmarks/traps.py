@@ -305,7 +305,7 @@ def main() -> None:
         for kind, edit in (TRAPS | HARMLESS).items()
     }
     unique = list(dict.fromkeys(text for pairs in made.values() for pair in pairs for text in pair))
-    vectors, model, _ = embed(unique, embedding_model(arguments), CACHE / "embeddings")
+    vectors, embedder, _ = embed(unique, embedding_model(arguments), CACHE / "embeddings")
     row = {text: at for at, text in enumerate(unique)}
     results: dict[str, Any] = {}
     for kind, pairs in made.items():
@@ -323,7 +323,7 @@ def main() -> None:
         for pair in wrong[: arguments.show]:
             print("   ", *pair, [one.guard for one in compare_texts(pair[1], pair[0])], sep=" | ")
     result = {"policy": arguments.policy, "learned": bool(arguments.state), "kinds": results}
-    finish("traps", result, out=arguments.out, extra_versions={"embedder": model})
+    finish("traps", result, out=arguments.out, extra_versions={"embedder": embedder.digest})
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def test_a_directory_without_a_model(tmp_path: Path) -> None:
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(ValueError, match="torch, onnx"):
+    with pytest.raises(ValueError, match="auto, onnx-int8, onnx, torch"):
         SentenceTransformerEncoder("x", backend="tensorflow")
 
 

@@ -100,7 +100,7 @@ class SentenceTransformerEncoder:
         dimension = _dimension(model)
         if not dimension:
             raise EmbeddingModelUnavailable(self._name, "the model does not state its dimension")
-        self._max_tokens = int(getattr(model, "max_seq_length", None) or 0) or 512
+        self._max_tokens = _reads(model)
         backend = self._choose()
         identity = EmbedderIdentity(
             name=_display_name(self._name),
@@ -122,7 +122,8 @@ class SentenceTransformerEncoder:
             try:
                 self._use(backend)
             except EmbedderError as fault:
-                logger.info("embedding backend %s is not used: %s", backend, fault)
+                reason = str(fault).removeprefix("similarity is off: ")
+                logger.info("embedding backend %s is not used: %s", backend, reason)
             else:
                 return backend
         return "torch"
@@ -141,7 +142,10 @@ class SentenceTransformerEncoder:
             return False
         if 3 * len(text.encode("utf-8")) < self._max_tokens:
             return True  # a byte gives at most one token; three leaves room for normalisation and special tokens
-        ids = self._model.tokenizer(text, truncation=False, add_special_tokens=True, verbose=False)["input_ids"]
+        tokenizer = self._model.tokenizer
+        if not callable(tokenizer):
+            return True  # a table of word vectors, which reads texts of any length
+        ids = tokenizer(text, truncation=False, add_special_tokens=True, verbose=False)["input_ids"]
         return len(ids) <= self._max_tokens
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -193,6 +197,12 @@ def _dimension(model: Any) -> int:
         if hasattr(model, method):
             return int(getattr(model, method)() or 0)
     return 0
+
+
+def _reads(model: Any) -> int:
+    """Tokens that the model reads; one without a limit of its own (a table of word vectors) gets one, for the cost."""
+    limit = getattr(model, "max_seq_length", None) or 512
+    return int(min(limit, 8192))
 
 
 def _first_line(fault: Exception) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -40,6 +41,7 @@ _PROBES = (
     "Which of the two is faster when the disk is full, and why does the kernel then end processes? " * 4,
 )
 _LEAST_COSINE = {"float32": 0.9999, "int8": 0.97}
+_MOST_BYTES = 2**30  # of weights: to convert them takes four times their size in memory, for a moment
 
 
 def convert(model: Any, precision: str) -> Callable[[Sequence[str]], NDArray[np.float32]]:
@@ -56,7 +58,7 @@ def convert(model: Any, precision: str) -> Callable[[Sequence[str]], NDArray[np.
 
     Raises:
         EmbeddingBackendMissing: onnx or onnxruntime is not installed.
-        EmbeddingBackendRefused: the model does not export, or its vectors are not those of the original.
+        EmbeddingBackendRefused: the model is too large or does not export, or it gives other vectors than the original.
     """
     import numpy as np
 
@@ -65,6 +67,8 @@ def convert(model: Any, precision: str) -> Callable[[Sequence[str]], NDArray[np.
         import onnxruntime
     except ImportError as fault:
         raise EmbeddingBackendMissing("ONNX Runtime", str(fault)) from fault
+    if sum(weights.nbytes for weights in model.parameters()) > _MOST_BYTES:
+        raise EmbeddingBackendRefused(precision, f"it has more than {_MOST_BYTES >> 20} MiB of weights")
     try:
         with tempfile.TemporaryDirectory(prefix="vllm-enhance-onnx-") as folder:
             names, file = _export(model, Path(folder))
@@ -105,9 +109,12 @@ def _export(model: Any, folder: Path) -> tuple[list[str], Path]:
 
     # Filters by category and for good: `catch_warnings` is of the process and would race with other threads.
     warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-    warnings.filterwarnings("ignore", module=r"torch\.onnx")
+    for module in (r"torch\.onnx", re.escape(__name__)):  # the second: that `dynamo=False` is the older exporter
+        warnings.filterwarnings("ignore", module=module)
     sample = _features(model, list(_SAMPLE))
     names = [name for name, value in sample.items() if isinstance(value, torch.Tensor)]
+    if any(sample[name].dim() != 2 for name in names):  # word tables; torch prints the graph when an export fails
+        raise ValueError("not a model of tokens: its inputs are not of shape (batch, tokens)")
 
     class Pipeline(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
