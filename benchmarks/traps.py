@@ -3,7 +3,7 @@
     python benchmarks/traps.py --data questions.jsonl.gz --per-kind 250 --json
 
 From any question file (the forms of quality.py, or `{"text"}` alone) real questions are edited once: a number, a unit,
-a negation, an opposite, a name, a direction, a question word, a language; and, harmlessly, politeness, case,
+a negation, an opposite, a name, a direction, a question word, a language, a sign; and, harmlessly, politeness, case,
 punctuation, a contraction, a typing error, a number in words. The unedited question is stored, the edited one is asked.
 
 `wrong_reuse`: share of traps of a kind that were answered with the stored answer. `refused`: share of harmless edits
@@ -212,6 +212,21 @@ def typo(text: str, dice: random.Random) -> Pair | None:
     return text, text[:at] + text[at + 1] + text[at] + text[at + 2 :]
 
 
+_SIGNS = "+*/^<>=|#"
+
+
+def symbol(text: str, dice: random.Random) -> Pair | None:
+    """Another sign in a formula or a name; a question without one gets a formula."""
+    found = re.search(r"(?<=[\dxyz)]) ?([+*/^<>=]) ?(?=[\dxyz(])|(?<=\b[A-Za-z])([+#])(?=\W)", text)
+    if found:
+        at = found.start(1) if found.group(1) else found.start(2)
+        other = dice.choice([sign for sign in _SIGNS if sign != text[at]])
+        return text, text[:at] + other + text[at + 1 :]
+    one, other = dice.sample("+-*/^", 2)
+    left, right, stem = dice.randint(2, 90), dice.randint(2, 9), text.rstrip(" ?.!")
+    return f"{stem} if x is {left} {one} {right}?", f"{stem} if x is {left} {other} {right}?"
+
+
 def number_as_word(text: str, dice: random.Random) -> Pair | None:
     found = re.search(r"(?<![\d.,:])\b([2-9]|10)\b(?![.,:]?\d)", text)
     return (text, text[: found.start()] + _WORDS[int(found.group())] + text[found.end() :]) if found else None
@@ -220,7 +235,7 @@ def number_as_word(text: str, dice: random.Random) -> Pair | None:
 TRAPS: dict[str, Edit] = {
     "number": number, "unit": unit, "negation": negation, "antonym": antonym, "entity": entity,
     "direction": direction, "question_word": question_word, "language": language,
-    "language_short": language_short,
+    "language_short": language_short, "symbol": symbol,
     **{f"zh_{kind}": chinese(kind) for kind in CHINESE if not kind.startswith("harmless")},
 }  # fmt: skip
 HARMLESS: dict[str, Edit] = {

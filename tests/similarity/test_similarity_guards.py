@@ -15,6 +15,7 @@ from vllm_enhance_similarity.guards.direction import directed
 from vllm_enhance_similarity.guards.facts import read_facts
 from vllm_enhance_similarity.guards.freshness import is_time_bound
 from vllm_enhance_similarity.guards.numbers import read_numbers
+from vllm_enhance_similarity.guards.symbols import read_symbols
 
 REFUSED = [
     ("number", "top 5 films of 2010", "top 5 films of 2011"),
@@ -56,6 +57,22 @@ REFUSED = [
     ("language", "Is a Chinese zodiac sign lucky?", "Is a Chinese zodiac sign lucky? Answer in Chinese."),
     ("language", "解释光合作用", "用英语解释光合作用"),
     ("code", "what does `sorted(x)` do", "what does `reversed(x)` do"),
+    ("symbol", "What is 5*3?", "What is 5/3?"),
+    ("symbol", "What is 5 - 3?", "What is 3 - 5?"),
+    ("symbol", "What is -5 plus 3?", "What is 5 plus 3?"),
+    ("symbol", "What is 5!", "What is 5?"),
+    ("symbol", "is x > y", "is x < y"),
+    ("symbol", "derivative of sin(x)^2", "derivative of sin(x^2)"),
+    ("symbol", "the graph of f(x)=x+1", "the graph of f(x)=x-1"),
+    ("symbol", "What is A∩B?", "What is A∪B?"),
+    ("symbol", "计算5×3", "计算5÷3"),
+    ("symbol", "计算 5＋3", "计算 5－3"),
+    ("symbol", "How do I learn C++?", "How do I learn C?"),
+    ("symbol", "How do I learn C#?", "How do I learn C?"),
+    ("symbol", "Is .NET good?", "Is net good?"),
+    ("symbol", "How do I use @property?", "How do I use property?"),
+    ("symbol", "what does 👍 mean", "what does 👎 mean"),
+    ("symbol", "What does :) mean?", "What does :( mean?"),
     ("link", "summarise https://example.com/a", "summarise https://example.com/b"),
 ]
 HINTED = [
@@ -78,6 +95,18 @@ HARMLESS = [
     ("please tell me how to bake bread", "how to bake bread"),
     ("how tall is the tower", "what is the height of the tower"),
     ("贷款20万利息多少", "贷款二十万利息多少"),
+    ("What is 5 + 3?", "what is 5+3"),
+    ("What is 5 × 3?", "What is 5 * 3?"),
+    ("is it true/false", "is it true or false"),
+    ("covid-19 symptoms", "covid 19 symptoms"),
+    ("an e-mail client", "an e mail client"),
+    ("the years 2019\u20132020", "the years 2019-2020"),
+    ("Hello! How are you?", "Hello, how are you?"),
+    ("- How do I swim?", "How do I swim?"),
+    ("Is it 20 °C?", "is it 20 C"),
+    ("怎么还款～", "怎么还款"),
+    ("怎么还款😊", "怎么还款"),
+    ("How are you :)", "How are you?"),
     ("3个人去旅游要多少钱", "三个人去旅游要多少钱"),
     ("如何学习英语", "你好，如何学习英语"),
     ("怎么还款", "请问怎么还款？"),
@@ -162,6 +191,15 @@ def test_long_texts_take_no_quadratic_time() -> None:
     started = time.perf_counter()
     compare_texts(one, one + " more")
     assert time.perf_counter() - started < 1.0
+
+
+@pytest.mark.parametrize("part", ["+", "- ", "a+b ", ":) ", "！"])
+def test_a_text_of_signs_takes_no_quadratic_time(part: str) -> None:
+    import time
+
+    started = time.perf_counter()
+    read_symbols(part * 100_000)
+    assert time.perf_counter() - started < 2.0  # 0.1 s here; a quadratic one takes minutes
 
 
 # ---------------------------------------------------------------------------- short cuts change nothing

@@ -353,7 +353,57 @@ def test_one_answer_alone_in_an_index_is_no_agreement(count: int, similarity: fl
     policy._model = LogisticModel(np.zeros(width), np.ones(width), np.array([20.0] + [0.0] * width))  # sure of anything
     policy._level = 0.5
     alone = [Neighbour(bytes([each]), b"g", "how do I bake bread", similarity) for each in range(count)]
-    assert policy.decide("how do I bake bread?", alone, 0.999).action == action
-    assert (policy.preview("how do I bake bread?", alone) is not None) == (action == "reuse")
+    assert policy.decide("baking bread, how?", alone, 0.999).action == action
+    assert (policy.preview("baking bread, how?", alone) is not None) == (action == "reuse")
     other = Neighbour(b"o", b"o", "who wrote Hamlet", similarity - 0.3)
-    assert policy.decide("how do I bake bread?", [*alone, other], 0.999).action == "reuse"
+    assert policy.decide("baking bread, how?", [*alone, other], 0.999).action == "reuse"
+
+
+class TestTheSameWords:
+    """Traffic that hardly has such pairs teaches nothing of them, and a model guesses far off its rows."""
+
+    @pytest.fixture
+    def doubtful(self) -> BoundedPolicy:
+        """A policy whose model takes everything for different."""
+        policy = BoundedPolicy()
+        width = len(FEATURES)
+        policy._model = LogisticModel(np.zeros(width), np.ones(width), np.array([-9.0] + [0.0] * width))
+        policy._level = 0.1
+        return policy
+
+    @pytest.mark.parametrize(
+        ("asked", "stored"),
+        [
+            ("how do i cook rice", "How do I cook rice?"),
+            ("Hi, please tell me: how do I cook rice? Thanks!", "How do I cook rice?"),
+            ("what's the best rice", "What is the best rice?"),
+            ("how do I cook 3 eggs", "how do I cook three eggs"),
+            ("请问怎么煮饭？谢谢", "怎么煮饭"),
+        ],
+    )
+    def test_are_reused_whatever_the_model_guesses(self, doubtful: BoundedPolicy, asked: str, stored: str) -> None:
+        other = near("o", 0.1, text="who wrote Hamlet")
+        decision = doubtful.decide(asked, [near("a", 0.97, text=stored), other], 0.9)
+        assert decision.action == "reuse"
+        assert decision.error is not None
+        assert decision.error < 0.01
+
+    @pytest.mark.parametrize(
+        ("asked", "stored", "more"),
+        [
+            ("how do I cook rice", "rice, how do I cook it", {}),
+            ("how do I cook rice", "how do I cook rice", {"hints": ("entity",)}),
+            ("what is 5*3", "what is 5/3", {"vetoes": ("symbol",)}),
+            ("!!!", "???", {}),
+        ],
+    )
+    def test_others_are_the_models(
+        self, doubtful: BoundedPolicy, asked: str, stored: str, more: dict[str, tuple[str, ...]]
+    ) -> None:
+        other = near("o", 0.1, text="who wrote Hamlet")
+        assert doubtful.decide(asked, [near("a", 0.999, text=stored, **more), other], 0.9).action == "miss"
+
+    def test_nothing_is_reused_once_audits_call_them_wrong(self, doubtful: BoundedPolicy) -> None:
+        doubtful._level = -1.0
+        other = near("o", 0.1, text="who wrote Hamlet")
+        assert doubtful.decide(ASKED, [near("a", 1.0, text=ASKED), other], 0.9).action == "miss"

@@ -1,8 +1,9 @@
 """Compare two texts: which differences forbid reuse, which only speak against it.
 
 A veto forbids. A hint raises what a threshold demands and is evidence to a learned policy. Numbers, units, negation,
-antonyms, direction, question type, language, code and links are vetoes: an embedding cannot see them, and a different
-answer is all but sure. Entities, substitutions, word order and length are hints: on real pairs they are often harmless.
+antonyms, direction, question type, language, code, links and symbols are vetoes: an embedding cannot see them, and a
+different answer is all but sure. Entities, substitutions, word order and length are hints: on real pairs they are often
+harmless.
 """
 
 from __future__ import annotations
@@ -157,6 +158,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard("language", "veto", _languages_differ),
     Guard("code", "veto", lambda one, other, _: one.code != other.code),
     Guard("link", "veto", lambda one, other, _: one.links != other.links),
+    Guard("symbol", "veto", lambda one, other, _: one.symbols.contradict(other.symbols)),
     Guard("quoted", "hint", lambda one, other, _: one.quoted != other.quoted and bool(one.quoted and other.quoted)),
     Guard("entity", "hint", _entities_differ),
     Guard("entity_extra", "hint", _entity_extra),

@@ -19,12 +19,14 @@ from vllm_enhance_similarity.guards.lexicon_languages import LANGUAGE_NAMES
 from vllm_enhance_similarity.guards.numbers import read_numbers
 from vllm_enhance_similarity.guards.questions import QuestionType, question_type, questions_asked
 from vllm_enhance_similarity.guards.stems import stem
+from vllm_enhance_similarity.guards.symbols import Symbols, read_symbols
+from vllm_enhance_similarity.guards.wording import wording
 
 __all__ = ["TextFacts", "read_facts"]
 
 _TOKEN = re.compile(
     r"[\u3400-\u4dbf\u4e00-\u9fff]|[a-zà-öø-ÿ]+(?:'[a-z]+)?|\d+(?:[.,:]\d+)*|[\u3040-\u30ff]+|[\uac00-\ud7af]+|"
-    r"[\u0400-\u04ff]+|[\u0600-\u06ff]+|[\u0900-\u097f]+|[c]\+\+|[%$€£¥]"
+    r"[\u0400-\u04ff]+|[\u0600-\u06ff]+|[\u0900-\u097f]+|[%$€£¥]"
 )
 _CAPITAL = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ][\w'\u2019.+#-]*")
 _SENTENCE_START = re.compile(r"(?:^|[.?!:;\"(\[]\s*)$")
@@ -56,6 +58,7 @@ class TextFacts(msgspec.Struct, frozen=True):
         ordered, directed: see `direction`.
         opposites: of each token that has some, the tokens that would say the opposite.
         languages_named: "French", 英语; `reply_in`: those that the answer should be in.
+        wording: the tokens without courtesies, see `wording`.
         foreign: the tokens that mark another language than English, see `languages`.
     """
 
@@ -79,6 +82,8 @@ class TextFacts(msgspec.Struct, frozen=True):
     code: str
     links: frozenset[str]
     quoted: frozenset[str]
+    symbols: Symbols
+    wording: tuple[str, ...]
 
 
 @lru_cache(maxsize=8192)
@@ -113,6 +118,8 @@ def read_facts(text: str) -> TextFacts:
         code=_code(plain) if _CODE_SIGN.search(plain) else "",
         links=frozenset(_LINK.findall(lowered)) if _LINK_SIGN.search(lowered) else frozenset(),
         quoted=_quoted(plain) if _QUOTE_SIGN.search(plain) else frozenset(),
+        symbols=read_symbols(plain),
+        wording=wording(tokens),
     )
 
 

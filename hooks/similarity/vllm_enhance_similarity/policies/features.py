@@ -34,6 +34,7 @@ class Vote(NamedTuple):
     `stands`: the choice may be reused. If not, comparing its answer is worth while all the same.
     `contested`: there was another answer to vote for, or at least a full set of voters. That nobody in a nearly empty
     index disagrees is no agreement.
+    `verbatim`: the choice has the same words in the same order, courtesies aside, and no guard objects or doubts.
     """
 
     choice: Neighbour
@@ -44,6 +45,7 @@ class Vote(NamedTuple):
     groups: int
     stands: bool = True
     contested: bool = True
+    verbatim: bool = False
 
 
 def take_vote(text: str, neighbours: Sequence[Neighbour]) -> Vote | None:
@@ -78,7 +80,13 @@ def take_vote(text: str, neighbours: Sequence[Neighbour]) -> Vote | None:
         groups=len(weights),
         stands=standing is not None,
         contested=len(weights) > 1 or len(voters) == NEIGHBOURS,
+        verbatim=not choice.hints and _same_words(text, choice.text),
     )
+
+
+def _same_words(text: str, other: str) -> bool:
+    words = read_facts(text).wording
+    return bool(words) and words == read_facts(other).wording
 
 
 def _may_stand(text: str, member: Neighbour, members: Sequence[Neighbour]) -> bool:
