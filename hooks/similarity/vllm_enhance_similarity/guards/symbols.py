@@ -11,6 +11,8 @@ import unicodedata
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from vllm_enhance_similarity.guards.lexicon import NUMBER_WORDS
+
 __all__ = ["Symbols", "read_symbols"]
 
 Place = Literal["anywhere", "between", "before", "after_digit", "attached", "word_start", "picture", "nowhere"]
@@ -18,7 +20,7 @@ Place = Literal["anywhere", "between", "before", "after_digit", "attached", "wor
 _SIGN = re.compile(r"[^\w\s]")
 _EMOTICON = re.compile(r"(?<!\w)[:;]['-]?[()DPp/|](?!\w)")
 _WINDOW = 12  # characters looked at on both sides: operands are short, and a long text of signs stays linear
-_LAST_WORD, _FIRST_WORD = re.compile(r"\w+$"), re.compile(r"^\w+")
+_LAST_WORD, _FIRST_WORD = re.compile(r"[\w']+$"), re.compile(r"^[\w']+")
 
 _WRITTEN_ALIKE = {**dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"), "×": "*", "÷": "/"}
 _PLACES: dict[str, Place] = {
@@ -34,16 +36,18 @@ _PLACES: dict[str, Place] = {
 
 
 class Symbols(NamedTuple):
-    """`signs`: each with its operands, sorted, so that wording around them does not count. `pictures`: emoji."""
+    """What a text says by signs.
+
+    `signs`: each with its operands, sorted, so that wording around them does not count. `loose`: those that may also be
+    said otherwise or left out, emoji and the dash between two numbers (3-4 months, 3 to 4 months).
+    """
 
     signs: tuple[str, ...] = ()
-    pictures: frozenset[str] = frozenset()
+    loose: frozenset[str] = frozenset()
 
     def contradict(self, other: Symbols) -> bool:
-        """Other signs; or other emoji, where both have some: one alone is decoration."""
-        if self.signs != other.signs:
-            return True
-        return bool(self.pictures and other.pictures) and self.pictures != other.pictures
+        """Other signs; or other loose ones, where both have some."""
+        return self.signs != other.signs or bool(self.loose and other.loose and self.loose != other.loose)
 
 
 _NONE = Symbols()
@@ -52,22 +56,24 @@ _NONE = Symbols()
 def read_symbols(plain: str) -> Symbols:
     """Read the signs of a text in compatibility form (NFKC). Linear in its length."""
     signs: list[str] = []
-    pictures: set[str] = set()
+    loose: set[str] = set()
     for match in _SIGN.finditer(plain):
         sign = _WRITTEN_ALIKE.get(match.group(), match.group())
         place = _place(sign)
         if place == "picture":
-            pictures.add(sign)
+            loose.add(sign)
         elif place != "nowhere":
-            before, after = (
-                plain[max(0, match.start() - _WINDOW) : match.start()],
-                plain[match.end() : match.end() + _WINDOW],
-            )
+            start, end = match.span()
+            before, after = plain[max(0, start - _WINDOW) : start], plain[end : end + _WINDOW]
             if _counts(sign, place, before, after):
-                signs.append(_operand(before, left=True) + sign + _operand(after, left=False))
+                left, right = _operand(before, left=True), _operand(after, left=False)
+                if sign == "-" and left.isdigit() and right.isdigit():
+                    loose.add(left + sign + right)
+                else:
+                    signs.append(left + sign + right)
     if ":" in plain or ";" in plain:
-        pictures.update(_EMOTICON.findall(plain))
-    return Symbols(tuple(sorted(signs)), frozenset(pictures)) if signs or pictures else _NONE
+        loose.update(_EMOTICON.findall(plain))
+    return Symbols(tuple(sorted(signs)), frozenset(loose)) if signs or loose else _NONE
 
 
 @lru_cache(maxsize=4096)
@@ -98,7 +104,7 @@ def _counts(sign: str, place: Place, before: str, after: str) -> bool:
 
 
 def _operand(side: str, *, left: bool) -> str:
-    """The character next to a sign if it belongs to an operand: a number, a single letter, a bracket, another sign."""
+    """What is next to a sign if it is an operand's: a digit, a single letter, a bracket, another sign. Else nothing."""
     side = side.rstrip() if left else side.lstrip()
     if not side:
         return ""
@@ -107,5 +113,7 @@ def _operand(side: str, *, left: bool) -> str:
         opening = "(" if not left else ")"
         return near if near == opening or _place(near) in ("anywhere", "between") else ""
     word = (_LAST_WORD if left else _FIRST_WORD).search(side)
-    found = word.group() if word else ""
+    found = word.group().lower() if word else ""
+    if found in NUMBER_WORDS:
+        return f"{NUMBER_WORDS[found]:g}"[-1 if left else 0]
     return near.lower() if len(found) == 1 or any(each.isdigit() for each in found) else ""
