@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vllm_enhance_similarity.guards import lexicon
 from vllm_enhance_similarity.guards.stems import stem
@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from vllm_enhance_similarity.guards.alignment import Alignment
     from vllm_enhance_similarity.guards.facts import TextFacts
 
-__all__ = ["directed", "ordered", "reverses"]
+__all__ = ["AskedPart", "asked_part", "directed", "ordered", "reverses"]
+
+AskedPart = Literal["subject", "object", ""]
 
 # What stands between two things gives them a direction; "and", "or", "vs" do not.
 _DIRECTED = frozenset(
@@ -107,13 +109,54 @@ _SYMMETRIC = frozenset(["and", "or", "vs", "versus", "between", "&", "和", "与
 def reverses(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
     """True if the two say the same words with two of them exchanged, in a way that has a direction."""
     mine, theirs = one.ordered, other.ordered
-    if mine == theirs or len(mine) > 60 or len(theirs) > 60:
+    if len(mine) > 60 or len(theirs) > 60:
         return False
+    if _turns_round(one.tokens, other.tokens) or _swaps_letters(one.tokens, other.tokens):
+        return True
+    if mine == theirs:
+        return False
+    if {one.asks, other.asks} == {"subject", "object"} and _but_who(mine) == _but_who(theirs):
+        return True
     if len(mine) == len(theirs) and sorted(mine) == sorted(theirs):
         return _exchanged(mine, theirs)
     # Other words too, but the two things about a directed word ("from", "to", "than") have changed places.
     sides = other.directed
     return any(first != second and sides.get(word) == (second, first) for word, (first, second) in one.directed.items())
+
+
+_OPPOSITE_WAYS = ({"to", "from"}, {"to", "by"})
+
+
+def _turns_round(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """ "upgrade to version 2", "upgrade from version 2": one preposition stands for another, all else is equal."""
+    if len(one) != len(other):
+        return False
+    pairs = [{mine, theirs} for mine, theirs in zip(one, other, strict=True) if mine != theirs]
+    return len(pairs) == 1 and pairs[0] in _OPPOSITE_WAYS
+
+
+def _swaps_letters(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """ "is A greater than B", "is B greater than A": the letters are names here, though "a" is an article elsewhere."""
+    mine, theirs = (tuple([each for each in side if len(each) == 1 and each.isascii()]) for side in (one, other))
+    return mine != theirs and len(one) == len(other) and sorted(one) == sorted(other)
+
+
+def asked_part(tokens: tuple[str, ...]) -> AskedPart:
+    """ "who beat Brazil" asks for the subject, "who did Brazil beat" for the object; other questions for neither."""
+    at = next((place for place, token in enumerate(tokens) if token in _ASKS_FOR_NAME), -1)
+    if at < 0 or at + 1 == len(tokens):
+        return ""
+    if not _DO.isdisjoint(tokens[at + 1 : at + 4]):
+        return "object"
+    return "" if tokens[at + 1] in lexicon.FUNCTION_WORDS else "subject"
+
+
+_ASKS_FOR_NAME = frozenset(("who", "whom", "what", "which"))
+_DO = frozenset(("do", "does", "did"))
+
+
+def _but_who(stems: tuple[str, ...]) -> list[str]:
+    return sorted([token for token in stems if token not in ("who", "whom")])
 
 
 def ordered(stems: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import msgspec
 
 from vllm_enhance_similarity.guards import lexicon
-from vllm_enhance_similarity.guards.direction import directed, ordered
+from vllm_enhance_similarity.guards.direction import AskedPart, asked_part, directed, ordered
 from vllm_enhance_similarity.guards.languages import foreign_words, read_language, reply_languages
 from vllm_enhance_similarity.guards.lexicon_languages import LANGUAGE_NAMES
 from vllm_enhance_similarity.guards.numbers import read_numbers
@@ -41,6 +41,7 @@ _LINK_SIGN = re.compile(r"@|http|www")
 _QUOTE_SIGN = re.compile('["“「《‘]')
 _LINK = re.compile(r"https?://\S+|www\.\S+|\b[\w.+-]+@[\w-]+\.[\w.]+\b")
 _QUOTED = re.compile(r"\"([^\"]{1,80})\"|“([^”]{1,80})”|「([^」]{1,80})」|《([^》]{1,80})》|‘([^’]{1,80})’")
+_CLOCK = re.compile(r"\b([ap])\.\s?m\b\.?")  # p.m. is pm
 _UNSURE_UNITS = frozenset(
     ["pound", "stone", "foot", "feet", "yard", "won", "cup", "cups", "mi", "hp", "bit", "bits", "stones", "oz"]
 )
@@ -55,7 +56,7 @@ class TextFacts(msgspec.Struct, frozen=True):
     Attributes:
         bag: the distinct stems.
         content: the tokens that are no function words.
-        ordered, directed: see `direction`.
+        ordered, directed, asks: see `direction`.
         opposites: of each token that has some, the tokens that would say the opposite.
         languages_named: "French", 英语; `reply_in`: those that the answer should be in.
         wording: the tokens without courtesies, see `wording`.
@@ -68,6 +69,7 @@ class TextFacts(msgspec.Struct, frozen=True):
     content: tuple[str, ...]
     ordered: tuple[str, ...]
     directed: dict[str, tuple[str, str]]
+    asks: AskedPart
     opposites: tuple[tuple[str, frozenset[str]], ...]
     numbers: frozenset[str]
     units: frozenset[tuple[str, str]]
@@ -90,7 +92,7 @@ class TextFacts(msgspec.Struct, frozen=True):
 def read_facts(text: str) -> TextFacts:
     """Read one text; a few tens of microseconds, remembered."""
     plain = text if text.isascii() else _plain(text)
-    lowered = plain.lower()
+    lowered = _CLOCK.sub(r"\1m", plain.lower()) if "." in plain else plain.lower()
     tokens = _expand(_TOKEN.findall(lowered))
     stems = tuple(map(stem, tokens))
     foreign = foreign_words(tokens)
@@ -104,6 +106,7 @@ def read_facts(text: str) -> TextFacts:
         content=tuple([token for token in tokens if token not in lexicon.FUNCTION_WORDS]),
         ordered=ordered(stems),
         directed=directed(stems),
+        asks=asked_part(tokens),
         opposites=tuple([(token, found) for token in tokens if (found := _opposites(token))]),
         numbers=read_numbers(tokens, lowered if chinese else ""),
         units=_units(tokens, lowered if chinese else ""),
