@@ -115,10 +115,12 @@ def reverses(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
         return True
     if mine == theirs:
         return False
-    if {one.asks, other.asks} == {"subject", "object"} and _but_who(mine) == _but_who(theirs):
+    if {one.asks, other.asks} == {"subject", "object"} and len({*mine} ^ {*theirs} - {"whom"}) <= _ONE_VERB:
+        return True
+    if _is_turned_by(mine, theirs) or _is_turned_by(theirs, mine):
         return True
     if len(mine) == len(theirs) and sorted(mine) == sorted(theirs):
-        return _exchanged(mine, theirs)
+        return _exchanged(mine, theirs, names_join="yes_no" not in (one.question, other.question))
     # Other words too, but the two things about a directed word ("from", "to", "than") have changed places.
     sides = other.directed
     return any(first != second and sides.get(word) == (second, first) for word, (first, second) in one.directed.items())
@@ -155,8 +157,15 @@ _ASKS_FOR_NAME = frozenset(("who", "whom", "what", "which"))
 _DO = frozenset(("do", "does", "did"))
 
 
-def _but_who(stems: tuple[str, ...]) -> list[str]:
-    return sorted([token for token in stems if token not in ("who", "whom")])
+_ONE_VERB = 2  # "who taught Plato", "who did Plato teach": two forms that no stem joins
+
+
+def _is_turned_by(longer: tuple[str, ...], shorter: tuple[str, ...]) -> bool:
+    """ "who was taught by Plato" for "who taught Plato", "who is Anna the mother of" for "who is Anna's mother"."""
+    if len(longer) != len(shorter) + 1:
+        return False
+    at = longer.index("by") if "by" in longer else len(longer) - 1 if longer[-1] == "of" else -1
+    return at >= 0 and longer[:at] + longer[at + 1 :] == shorter
 
 
 def ordered(stems: tuple[str, ...]) -> tuple[str, ...]:
@@ -208,8 +217,12 @@ _FREE = frozenset(
 )
 
 
-def _exchanged(mine: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
-    """Same words in another order: harmless only if one block moved, or if a symmetric word joins what changed."""
+def _exchanged(mine: tuple[str, ...], theirs: tuple[str, ...], *, names_join: bool) -> bool:
+    """Same words in another order: harmless only if a block moved that may, or if a symmetric word joins what changed.
+
+    Args:
+        names_join: two words side by side may change places ("free online games"); not in "is a square a rectangle".
+    """
     start = 0
     while mine[start] == theirs[start]:
         start += 1
@@ -221,6 +234,10 @@ def _exchanged(mine: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
     if between & _SYMMETRIC and not between & _DIRECTED:
         return False
     if len(block) == 2:
-        return block[0] in lexicon.ENTITIES and block[1] in lexicon.ENTITIES
+        return not names_join or (block[0] in lexicon.ENTITIES and block[1] in lexicon.ENTITIES)
     # "in Python, sort" -> "sort in Python" moves one block; "A to B" -> "B to A" needs more than one move.
-    return not any(block[cut:] + block[:cut] == other for cut in range(1, len(block)))
+    cut = next((cut for cut in range(1, len(block)) if block[cut:] + block[:cut] == other), 0)
+    if not cut:
+        return True
+    # A phrase moves with its preposition; what ends with one has lost its object: "bigger than the sun".
+    return block[cut - 1] in _DIRECTED or block[-1] in _DIRECTED

@@ -208,7 +208,7 @@ def _negations_zh(lowered: str) -> int:
     for word in lexicon.NOT_NEGATIONS_ZH:
         lowered = lowered.replace(word, "")
     lowered = re.sub(r"(.)不\1", "", lowered)
-    return sum(lowered.count(word) for word in lexicon.NEGATIONS_ZH)
+    return sum(lowered.count(word) for word in lexicon.NEGATIONS_ZH + lexicon.UNDOING_ZH)
 
 
 _NO_NAMES = frozenset(("us", "march", "may", "word"))  # in small letters

@@ -18,6 +18,7 @@ __all__ = [
     "PREFIXES_OF_OPPOSITES",
     "TIME_BOUND",
     "TIME_BOUND_ZH",
+    "UNDOING_ZH",
     "UNITS",
     "UNITS_ZH",
     "words",
@@ -69,6 +70,8 @@ NEGATIONS = words(
     "havent hadnt neither nor none nobody nothing nowhere hardly barely unable fails refuse refuses except excluding"
 )
 NEGATIONS_ZH = ("不", "没", "无", "未", "非", "别", "勿", "莫", "除了", "禁止")
+# What ends or undoes what the next word says: 关注 / 取消关注.
+UNDOING_ZH = ("取消", "停止", "终止", "解除", "撤销")
 # Characters of negation that negate nothing: fixed words and A-not-A questions. Removed before looking.
 NOT_NEGATIONS_ZH = [
     "是不是",
