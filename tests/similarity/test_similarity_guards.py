@@ -72,6 +72,12 @@ REFUSED = [
     ("language", "Is a Chinese zodiac sign lucky?", "Is a Chinese zodiac sign lucky? Answer in Chinese."),
     ("language", "解释光合作用", "用英语解释光合作用"),
     ("code", "what does `sorted(x)` do", "what does `reversed(x)` do"),
+    ("number", "what is new in Python 3.10", "what is new in Python 3.1"),
+    ("number", "where is parcel 9400111899223197428490", "where is parcel 9400111899223197428491"),
+    ("number", "is 1234.567 large", "is 1234.568 large"),
+    ("direction", "what does range(2, 10) give", "what does range(10, 2) give"),
+    ("direction", "a shirt for 20 and a hat for 15 dollars", "a shirt for 15 and a hat for 20 dollars"),
+    ("direction", "copy the file and then delete the folder", "delete the file and then copy the folder"),
     ("symbol", "What is 5*3?", "What is 5/3?"),
     ("symbol", "What is 5 - 3?", "What is 3 - 5?"),
     ("symbol", "What is -5 plus 3?", "What is 5 plus 3?"),
@@ -96,6 +102,52 @@ HINTED = [
     ("substitution", "how do I cook rice", "how do I cook lentils"),
     ("substitution", "张伟是谁", "王芳是谁"),
     ("entity_extra", "how do I export contacts", "how do I export contacts from Outlook"),
+]
+SAME_WORDS = [
+    ("how do I learn to swim?", "How do I learn to swim"),
+    ("HOW DO I LEARN TO SWIM", "how do I learn to swim"),
+    ("What's the capital of Peru?", "What is the capital of Peru?"),
+    ("I don't know how to cook rice", "I do not know how to cook rice"),
+    ("Hi, can you please tell me how to cook rice? Thanks!", "how do I cook rice"),
+    ("How can I reset my password?", "how do I reset my password"),
+    ("how do I lose weight", "how do I lose wieght"),
+    ("In Python, how do I sort a list?", "How do I sort a list in Python?"),
+    ("difference between cats and dogs", "difference between dogs and cats"),
+    ("what opens at 9 a.m.?", "what opens at 9 am"),
+    ("costs 1,000 dollars", "costs 1000 dollars"),
+    ("where are the rules", "where is the rule"),
+    ("how do I quickly sort a list", "how do I sort a list quickly"),
+    ("What is 5 × 3?", "What is 5 * 3?"),
+    ("怎么还款～", "怎么还款"),
+    ("请问怎么还款？谢谢", "怎么还款呢"),
+]
+OTHERWISE = [  # hint, asked, stored: an embedding puts all of these near each other
+    ("wording", "is the refund paid if I cancel", "is the refund paid unless I cancel"),
+    ("wording", "do I need a passport and a visa", "do I need a passport or a visa"),
+    ("wording", "can guests log in but members cannot", "guests cannot log in but can members"),
+    ("wording", "do all plans include support", "do some plans include support"),
+    ("wording", "few people vote", "a few people vote"),
+    ("wording", "only admins can delete users", "admins can only delete users"),
+    ("wording", "who is the prime minister of Italy", "who was the prime minister of Italy"),
+    ("wording", "should I stop taking it", "can I stop taking it"),
+    ("wording", "how do I delete my account", "how do I delete your account"),
+    ("wording", "the author's friend", "the friend's author"),
+    ("wording", "books about Hemingway", "books by Hemingway"),
+    ("wording", "what is a guest house", "what is a house guest"),
+    ("wording", "rights of the employee", "rights of the employer"),
+    ("wording", "how does photosynthesis work", "how does photosynthesis work in detail"),
+    ("wording", "is the store open on sunday", "when is the store open on sunday"),
+    ("wording", "what does *args do", "what does **args do"),
+    ("wording", "what does cd .. do", "what does cd . do"),
+    ("wording", "what does x[1:] give", "what does x[:1] give"),
+    ("wording", "快递到了吗", "快递到吗"),
+    ("wording", "只能退一次吗", "能退一次吗"),
+    ("wording", "蜜蜂是什么", "蜂蜜是什么"),
+    ("wording", "我能登录但不能付款", "我不能登录但能付款"),
+    ("case", "what does grep -v do", "what does grep -V do"),
+    ("case", "what does %m mean", "what does %M mean"),
+    ("case", "what does it do", "what does IT do"),
+    ("case", "how much is 5 mW", "how much is 5 MW"),
 ]
 HARMLESS = [
     ("how do I learn to swim?", "How do I learn to swim"),
@@ -155,7 +207,7 @@ def test_vetoes_both_ways(guard: str, asked: str, stored: str) -> None:
         assert guard in {found.guard for found in compare_texts(one, other) if found.strength == "veto"}
 
 
-@pytest.mark.parametrize(("guard", "asked", "stored"), HINTED)
+@pytest.mark.parametrize(("guard", "asked", "stored"), HINTED + OTHERWISE)
 def test_hints_both_ways(guard: str, asked: str, stored: str) -> None:
     for one, other in ((asked, stored), (stored, asked)):
         assert guard in {found.guard for found in compare_texts(one, other) if found.strength == "hint"}
@@ -163,7 +215,12 @@ def test_hints_both_ways(guard: str, asked: str, stored: str) -> None:
 
 @pytest.mark.parametrize(("asked", "stored"), HARMLESS)
 def test_harmless_edits_pass(asked: str, stored: str) -> None:
-    assert compare_texts(asked, stored) == ()
+    assert {found.guard for found in compare_texts(asked, stored)} <= {"wording"}
+
+
+@pytest.mark.parametrize(("asked", "stored"), SAME_WORDS)
+def test_the_same_words_raise_no_doubt(asked: str, stored: str) -> None:
+    assert compare_texts(asked, stored) == () == compare_texts(stored, asked)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from vllm_enhance_similarity.guards.alignment import Alignment, align
 from vllm_enhance_similarity.guards.direction import reverses
 from vllm_enhance_similarity.guards.facts import read_facts
 from vllm_enhance_similarity.guards.languages import languages_of
+from vllm_enhance_similarity.guards.wording import same_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,8 +144,12 @@ def _entity_extra(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
 
 
 def _length_differs(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
-    shorter, longer = sorted((len(one.tokens), len(other.tokens)))
+    shorter, longer = sorted((len(one.wording), len(other.wording)))
     return shorter * 2 < longer and longer - shorter > 4
+
+
+def _worded_otherwise(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
+    return one.marks != other.marks or not same_words(one.wording, other.wording)
 
 
 GUARDS: tuple[Guard, ...] = (
@@ -164,6 +169,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard("entity_extra", "hint", _entity_extra),
     Guard("substitution", "hint", lambda one, other, aligned: aligned.substitutes),
     Guard("length", "hint", _length_differs),
+    Guard("case", "hint", lambda one, other, _: one.cased.contradict(other.cased)),
+    Guard("wording", "hint", _worded_otherwise),
 )
 
 _FINDINGS = {guard.name: Finding(guard.name, guard.strength) for guard in GUARDS}

@@ -103,6 +103,7 @@ _DIRECTED = frozenset(
         "对",
     ]
 )
+_IN_TURN = frozenset(["then", "not", "befor", "after"])
 _SYMMETRIC = frozenset(["and", "or", "vs", "versus", "between", "&", "和", "与", "或", "跟", "及", "、"])
 
 
@@ -111,7 +112,7 @@ def reverses(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
     mine, theirs = one.ordered, other.ordered
     if len(mine) > 60 or len(theirs) > 60:
         return False
-    if _turns_round(one.tokens, other.tokens) or _swaps_letters(one.tokens, other.tokens):
+    if _turns_round(one.tokens, other.tokens) or _swaps_names(one.tokens, other.tokens):
         return True
     if mine == theirs:
         return False
@@ -137,10 +138,14 @@ def _turns_round(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return len(pairs) == 1 and pairs[0] in _OPPOSITE_WAYS
 
 
-def _swaps_letters(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """ "is A greater than B", "is B greater than A": the letters are names here, though "a" is an article elsewhere."""
-    mine, theirs = (tuple([each for each in side if len(each) == 1 and each.isascii()]) for side in (one, other))
+def _swaps_names(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """ "is A greater than B", "is B greater than A"; "range(2, 10)", "range(10, 2)": letters and numbers are names."""
+    mine, theirs = (tuple([each for each in side if each.isascii() and _is_name(each)]) for side in (one, other))
     return mine != theirs and len(one) == len(other) and sorted(one) == sorted(other)
+
+
+def _is_name(token: str) -> bool:
+    return len(token) == 1 or token[0].isdigit()
 
 
 def asked_part(tokens: tuple[str, ...]) -> AskedPart:
@@ -230,9 +235,9 @@ def _exchanged(mine: tuple[str, ...], theirs: tuple[str, ...], *, names_join: bo
     while mine[end - 1] == theirs[end - 1]:
         end -= 1
     block, other = mine[start:end], theirs[start:end]
-    between = set(block[1:-1])
-    if between & _SYMMETRIC and not between & _DIRECTED:
-        return False
+    for at, word in enumerate(block):
+        if word in _SYMMETRIC and (*block[at + 1 :], word, *block[:at]) == other and _IN_TURN.isdisjoint(block):
+            return False
     if len(block) == 2:
         return not names_join or (block[0] in lexicon.ENTITIES and block[1] in lexicon.ENTITIES)
     # "in Python, sort" -> "sort in Python" moves one block; "A to B" -> "B to A" needs more than one move.

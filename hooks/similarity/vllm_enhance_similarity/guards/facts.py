@@ -20,7 +20,7 @@ from vllm_enhance_similarity.guards.numbers import read_numbers
 from vllm_enhance_similarity.guards.questions import QuestionType, question_type, questions_asked
 from vllm_enhance_similarity.guards.stems import stem
 from vllm_enhance_similarity.guards.symbols import Symbols, read_symbols
-from vllm_enhance_similarity.guards.wording import wording
+from vllm_enhance_similarity.guards.wording import Cased, marks, read_cased, wording
 
 __all__ = ["TextFacts", "read_facts"]
 
@@ -59,7 +59,7 @@ class TextFacts(msgspec.Struct, frozen=True):
         ordered, directed, asks: see `direction`.
         opposites: of each token that has some, the tokens that would say the opposite.
         languages_named: "French", 英语; `reply_in`: those that the answer should be in.
-        wording: the tokens without courtesies, see `wording`.
+        wording, marks, cased: see `wording`.
         foreign: the tokens that mark another language than English, see `languages`.
     """
 
@@ -86,6 +86,8 @@ class TextFacts(msgspec.Struct, frozen=True):
     quoted: frozenset[str]
     symbols: Symbols
     wording: tuple[str, ...]
+    marks: tuple[str, ...]
+    cased: Cased
 
 
 @lru_cache(maxsize=8192)
@@ -123,6 +125,8 @@ def read_facts(text: str) -> TextFacts:
         quoted=_quoted(plain) if _QUOTE_SIGN.search(plain) else frozenset(),
         symbols=read_symbols(plain),
         wording=wording(tokens),
+        marks=marks(plain),
+        cased=read_cased(plain),
     )
 
 

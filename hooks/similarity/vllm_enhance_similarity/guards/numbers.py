@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
-from vllm_enhance_similarity.guards.lexicon import NUMBER_WORDS, ORDINAL_WORDS
+from vllm_enhance_similarity.guards.lexicon import NUMBER_WORDS, ORDINAL_WORDS, UNITS
 
 __all__ = ["read_numbers"]
 
+_MONEY = frozenset("$€£¥")
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "k": 1000}
 _DIGITS_ZH = {char: value for value, char in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0}
 _SCALES_ZH = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
@@ -24,7 +26,7 @@ def read_numbers(tokens: tuple[str, ...], chinese: str = "") -> frozenset[str]:
     """The set of numbers in `tokens`, and in the Chinese text if one is given. Ordinals are marked `#`."""
     found: set[str] = set()
     if chinese:  # 20万: digits and a scale are one number
-        scaled = {_form(float(digits) * _SCALES_ZH[scale]): digits for digits, scale in _SCALED_ZH.findall(chinese)}
+        scaled = {_form(Decimal(digits) * _SCALES_ZH[scale]): digits for digits, scale in _SCALED_ZH.findall(chinese)}
         found.update(scaled)
         chinese = _SCALED_ZH.sub("", chinese)
         tokens = tuple(token for token in tokens if token not in scaled.values())
@@ -37,7 +39,8 @@ def read_numbers(tokens: tuple[str, ...], chinese: str = "") -> frozenset[str]:
             position += used
             continue
         if token[0].isdigit():
-            found.add(_digits(token, tokens[position + 1] if position + 1 < len(tokens) else ""))
+            before = tokens[position - 1] if position else ""
+            found.add(_digits(token, before, tokens[position + 1] if position + 1 < len(tokens) else ""))
         elif token in ORDINAL_WORDS and token not in ("first", "second"):
             found.add(f"#{ORDINAL_WORDS[token]}")
         position += 1
@@ -72,7 +75,7 @@ def _word_number(tokens: tuple[str, ...], start: int) -> tuple[float, int]:
     return total + current, length
 
 
-def _digits(token: str, following: str) -> str:
+def _digits(token: str, before: str, following: str) -> str:
     if ":" in token:
         return token
     plain = token.replace(",", "") if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", token) else token.replace(",", ".")
@@ -80,11 +83,15 @@ def _digits(token: str, following: str) -> str:
         return plain  # a version or a date: compared as written
     if following in ("st", "nd", "rd", "th"):
         return f"#{plain}"
-    return _form(float(plain) * (_SCALES.get(following, 1)))
+    if "." in plain and plain.endswith("0") and before not in _MONEY and following not in UNITS:
+        return plain  # 3.10 may be a version, and 3.1 another
+    return _form(Decimal(plain) * (_SCALES.get(following, 1)))
 
 
-def _form(value: float) -> str:
-    return f"{value:g}" if abs(value) < 10**6 else f"{value:.0f}"
+def _form(value: float | Decimal) -> str:
+    """Exact, however long; without zeros at the end."""
+    written = f"{Decimal(value):f}"
+    return (written.rstrip("0").rstrip(".") if "." in written else written).lstrip("+") or "0"
 
 
 def _chinese(word: str) -> float:

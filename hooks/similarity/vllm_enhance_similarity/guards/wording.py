@@ -1,10 +1,19 @@
-"""What is left of a question without its courtesies: the words that two askings of one question share."""
+"""Whether two questions use the same words, but for what changes no answer.
+
+An embedding hardly moves when "and" becomes "or", "if" becomes "unless", a "not" changes places or "in detail" is
+added; and no list of such words is ever complete. So it is the other way round here: known are the few differences that
+are harmless (courtesies, articles, "how do I" for "how can I", a slip of the keyboard); all others count.
+"""
 
 from __future__ import annotations
 
-from vllm_enhance_similarity.guards.lexicon import NUMBER_WORDS
+import re
+from typing import NamedTuple
 
-__all__ = ["wording"]
+from vllm_enhance_similarity.guards import lexicon
+from vllm_enhance_similarity.guards.stems import stem
+
+__all__ = ["Cased", "marks", "read_cased", "same_words", "wording"]
 
 # Taken off at either end, again and again: "Hi, can you please tell me: ... Thanks!" As tokens; Chinese ones are
 # characters.
@@ -13,13 +22,26 @@ _COURTESIES = tuple(
     for phrase in (
         "hi", "hello", "hey", "dear", "please", "kindly", "pls", "plz", "thanks", "thank you", "tell me",
         "can you", "could you", "would you", "请 问", "你 好", "您 好", "谢 谢", "麻 烦", "劳 驾",
+        "呢", "啊", "呀", "吧", "哦", "嘛",
     )
 )  # fmt: skip
 _FIRST, _LAST = {phrase[0] for phrase in _COURTESIES}, {phrase[-1] for phrase in _COURTESIES}
 
+_WAYS_TO_ASK_HOW = tuple(
+    tuple(phrase.split())
+    for phrase in ("how do i", "how can i", "how could i", "how would i", "how do you", "how can you", "how do we",
+                   "how can we", "how does one", "how can one", "how to")
+)  # fmt: skip
+_SAME = {"are": "is", "am": "is", "were": "was", "has": "have", "could": "can", "would": "will", "whom": "who"}
+_NOTHING = frozenset(("the", "a", "an", "do", "does"))
+_AMOUNTS = frozenset(("few", "little", "lot", "bit", "couple"))  # "a few" is not "few"
+_LISTS = frozenset(("and", "or", "vs", "versus", "和", "与", "或", "跟", "及"))
+_NO_ADVERBS = frozenset(("only", "family", "supply", "apply", "reply", "early", "daily", "likely", "nearly", "hardly"))
+_PHRASES = frozenset(("in", "on", "at", "for", "with", "from", "to", "by", "of", "using", "during", "within"))
+
 
 def wording(tokens: tuple[str, ...]) -> tuple[str, ...]:
-    """The tokens without courtesies around them, single number words as digits. Nothing else is taken for the same."""
+    """The words by which a question is told from another: stems, in order, without what changes no answer."""
     start, end = 0, len(tokens)
     while start < end and tokens[start] in _FIRST:
         length = next((len(one) for one in _COURTESIES if tokens[start : start + len(one)] == one), 0)
@@ -32,4 +54,122 @@ def wording(tokens: tuple[str, ...]) -> tuple[str, ...]:
             break
         end -= length
     kept = tokens[start:end] or tokens
-    return tuple([f"{NUMBER_WORDS[token]:g}" if token in NUMBER_WORDS else token for token in kept])
+    words, at = [], 0
+    while at < len(kept):
+        word = kept[at]
+        if word == "how":
+            at += next((len(one) for one in _WAYS_TO_ASK_HOW if kept[at : at + len(one)] == one), 1)
+            words.append(word)
+            continue
+        at += 1
+        if word in _NOTHING and (at == len(kept) or kept[at] not in _AMOUNTS):
+            continue
+        words.append(_form(word, words[-1] if words else ""))
+    return tuple(words)
+
+
+def _form(word: str, before: str) -> str:
+    """One form for those that mean the same here; an adverb is kept, to be known as one."""
+    if word == "am" and before != "i":
+        return word  # in the morning
+    if word[0].isdigit():
+        return word.replace(",", "")
+    number = lexicon.NUMBER_WORDS.get(word)
+    if number is not None:
+        return f"{number:g}"
+    return _SAME.get(word) or (word if word.endswith("ly") else stem(word))
+
+
+def same_words(mine: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
+    """Whether two wordings are one: equal, two in a list exchanged, a phrase or an adverb moved, a slip in a word."""
+    if mine == theirs:
+        return True
+    if len(mine) != len(theirs) or len(mine) > 200:
+        return False
+    start = 0
+    while mine[start] == theirs[start]:
+        start += 1
+    end = len(mine)
+    while mine[end - 1] == theirs[end - 1]:
+        end -= 1
+    block, other = mine[start:end], theirs[start:end]
+    if len(block) == 1:
+        return _slip(block[0], other[0])
+    if sorted(block) != sorted(other):
+        return False
+    if len(block) == 3 and block[1] == other[1] and block[1] in _LISTS:
+        return True
+    cut = next((cut for cut in range(1, len(block)) if block[cut:] + block[:cut] == other), 0)
+    return bool(cut) and any(_moves(part) for part in (block[:cut], block[cut:]))
+
+
+def _moves(part: tuple[str, ...]) -> bool:
+    """A phrase with its preposition and its thing ("in Rome"), or an adverb."""
+    if len(part) == 1:
+        return part[0].endswith("ly") and len(part[0]) > 4 and part[0] not in _NO_ADVERBS
+    return part[0] in _PHRASES and part[-1] not in _PHRASES
+
+
+def _slip(one: str, other: str) -> bool:
+    """A letter too many, too few, wrong or in the wrong place, inside a longer word: "wieght", but not "employee"."""
+    if min(len(one), len(other)) < 5 or one[0] != other[0] or one[-1] != other[-1] or abs(len(one) - len(other)) > 1:
+        return False
+    at = 0
+    while at < min(len(one), len(other)) and one[at] == other[at]:
+        at += 1
+    a, b = one[at:], other[at:]
+    return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[:2][::-1] and a[2:] == b[2:])
+
+
+_RUN = re.compile(r"(?:[^\w\s]|_)+")
+_ORDINARY = frozenset(".,;:?!\"'()-、。，；：？！“”‘’《》「」（）…")
+_WRITTEN_ALIKE = {ord("×"): "*", ord("÷"): "/"}
+_EMOTICON = re.compile(r"[:;]['-]?[()DPp/|]+$")
+
+
+def marks(plain: str) -> tuple[str, ...]:
+    """Runs of signs that are no punctuation of a sentence, sorted: ".." in "cd ..", "**" in "**args"."""
+    found = []
+    plain = plain.translate(_WRITTEN_ALIKE)
+    for match in _RUN.finditer(plain):
+        run, (start, end) = match.group(), match.span()
+        ends_word = start > 0 and plain[start - 1].isalnum()
+        ends_sentence = end == len(plain) or plain[end].isspace()
+        if ends_sentence and (ends_word or end == len(plain)) and all(sign in _ORDINARY or sign == "~" for sign in run):
+            continue
+        if len(run) == 1 and run in _ORDINARY and run not in ".!:-":
+            continue
+        if run in ("-", "/", ".", ":") and ends_word and not ends_sentence:
+            continue  # joins two words
+        if (run == "-" and start == 0) or _EMOTICON.match(run) or not run.isascii():
+            continue
+        found.append(run)
+    return tuple(sorted(found))
+
+
+_FLAG = re.compile(r"[-%\\][A-Za-z]\b")
+_CAPITALS = re.compile(r"\b(?:IT|US|WHO|AIDS)\b")
+_UNIT = re.compile(r"\b(?:mW|MW|[KMGTkmgt][bB](?:ps)?)\b")
+
+
+class Cased(NamedTuple):
+    """What is another thing in capitals: flags and formats (-v, -V), IT and it; units (Mb, MB) where both have some."""
+
+    exact: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+
+    def contradict(self, other: Cased) -> bool:
+        return self.exact != other.exact or bool(self.units and other.units and self.units != other.units)
+
+
+_UNCASED = Cased()
+
+
+def read_cased(plain: str) -> Cased:
+    """Read what hangs on capitals. A text all in capitals, or a unit all in small letters, says nothing by them."""
+    exact = _FLAG.findall(plain) if not plain.isupper() else []
+    if not exact and plain.islower():
+        return _UNCASED
+    capitals = _CAPITALS.findall(plain) if not plain.isupper() else []
+    units = [unit for unit in _UNIT.findall(plain) if not unit.islower()]
+    return Cased(tuple(sorted(exact + capitals)), tuple(sorted(units)))

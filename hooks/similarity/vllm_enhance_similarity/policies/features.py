@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_enhance_similarity.guards.facts import read_facts
+from vllm_enhance_similarity.guards.wording import same_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,8 +86,8 @@ def take_vote(text: str, neighbours: Sequence[Neighbour]) -> Vote | None:
 
 
 def _same_words(text: str, other: str) -> bool:
-    words = read_facts(text).wording
-    return bool(words) and words == read_facts(other).wording
+    one, its = read_facts(text), read_facts(other)
+    return bool(one.wording) and one.marks == its.marks and same_words(one.wording, its.wording)
 
 
 def _may_stand(text: str, member: Neighbour, members: Sequence[Neighbour]) -> bool:
@@ -144,6 +145,8 @@ FEATURES = (
     "hint_entity_extra",
     "hint_substitution",
     "hint_length",
+    "hint_case",
+    "hint_wording",
 )
 
 
@@ -228,6 +231,8 @@ def _pair_features(text: str, vote: Vote, rarity: Callable[[str], float]) -> tup
         float("entity_extra" in hints),
         float("substitution" in hints),
         float("length" in hints),
+        float("case" in hints),
+        float("wording" in hints),
     )
 
 

@@ -21,6 +21,8 @@ HINT_PENALTIES: dict[str, float] = {
     "entity": 1.0,
     "substitution": 1.0,
     "quoted": 1.0,
+    "case": 1.0,
+    "wording": 1.0,
     "entity_extra": 0.5,
     "length": 0.5,
 }
