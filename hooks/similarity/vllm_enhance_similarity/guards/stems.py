@@ -20,5 +20,16 @@ def stem(token: str) -> str:
     for ending, replacement in (("ies", "y"), ("sses", "ss"), ("ing", ""), ("ed", ""), ("es", ""), ("s", "")):
         if token.endswith(ending) and len(token) - len(ending) >= 3 and not token.endswith("ss"):
             base = token[: len(token) - len(ending)] + replacement
-            return base[:-1] if len(base) > 3 and base[-1] == base[-2] and base[-1] not in "lsz" else base.rstrip("e")
-    return token.rstrip("e") if len(token) > 4 else token
+            if ending == "es" and not base.endswith(_TAKES_ES):
+                continue  # rules are rule + s
+            if len(base) > 3 and base[-1] == base[-2] and base[-1] not in "elsz":
+                return base[:-1]
+            return _without_e(base)
+    return _without_e(token)
+
+
+_TAKES_ES = ("s", "x", "z", "ch", "sh", "o")
+
+
+def _without_e(base: str) -> str:
+    return base[:-1] if len(base) > 3 and base[-1] == "e" and base[-2] != "e" else base

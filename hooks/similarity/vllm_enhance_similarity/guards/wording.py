@@ -36,6 +36,7 @@ _SAME = {"are": "is", "am": "is", "were": "was", "has": "have", "could": "can", 
 _NOTHING = frozenset(("the", "a", "an", "do", "does"))
 _AMOUNTS = frozenset(("few", "little", "lot", "bit", "couple"))  # "a few" is not "few"
 _LISTS = frozenset(("and", "or", "vs", "versus", "和", "与", "或", "跟", "及"))
+_TIED = frozenset(("not", "no", "but", "only", "then", "and", "or"))
 _NO_ADVERBS = frozenset(("only", "family", "supply", "apply", "reply", "early", "daily", "likely", "nearly", "hardly"))
 _PHRASES = frozenset(("in", "on", "at", "for", "with", "from", "to", "by", "of", "using", "during", "within"))
 
@@ -104,10 +105,10 @@ def same_words(mine: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
 
 
 def _moves(part: tuple[str, ...]) -> bool:
-    """A phrase with its preposition and its thing ("in Rome"), or an adverb."""
-    if len(part) == 1:
+    """A phrase with its preposition and its thing ("in Rome"), or an adverb. What "not" stands before depends on it."""
+    if len(part) == 1:  # an adverb
         return part[0].endswith("ly") and len(part[0]) > 4 and part[0] not in _NO_ADVERBS
-    return part[0] in _PHRASES and part[-1] not in _PHRASES
+    return part[0] in _PHRASES and part[-1] not in _PHRASES and _TIED.isdisjoint(part)
 
 
 def _slip(one: str, other: str) -> bool:
@@ -147,13 +148,13 @@ def marks(plain: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-_FLAG = re.compile(r"[-%\\][A-Za-z]\b")
+_FLAG = re.compile(r"[-%\\][A-Za-z]\b|(?<![\w'.])[B-HJ-Zb-hj-z](?![\w'])")
 _CAPITALS = re.compile(r"\b(?:IT|US|WHO|AIDS)\b")
 _UNIT = re.compile(r"\b(?:mW|MW|[KMGTkmgt][bB](?:ps)?)\b")
 
 
 class Cased(NamedTuple):
-    """What is another thing in capitals: flags and formats (-v, -V), IT and it; units (Mb, MB) where both have some."""
+    """What is another thing in capitals: lone letters, flags (-v, -V), IT and it; units (Mb, MB) if both have some."""
 
     exact: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
