@@ -6,6 +6,9 @@ From any question file (the forms of quality.py, or `{"text"}` alone) real quest
 a negation, an opposite, a name, a direction, a question word, a language, a sign; and, harmlessly, politeness, case,
 punctuation, a contraction, a typing error, a number in words. The unedited question is stored, the edited one is asked.
 
+`contrast` and `reworded` are pairs that were written (contrasts.txt): a word, a sign or an order that changes the
+answer in some nine hundred ways, and rewordings that do not.
+
 `wrong_reuse`: share of traps of a kind that were answered with the stored answer. `refused`: share of harmless edits
 that the guards kept from reuse; `not_reused` counts those whose embedding was too far, too. The word tables here are
 not those of the guards. The last line is one JSON object.
@@ -31,6 +34,7 @@ from vllm_enhance_similarity.policies.threshold import ThresholdParameters, Thre
 
 Pair = tuple[str, str]
 Edit = Callable[[str, random.Random], Pair | None]
+HERE = Path(__file__).resolve().parent
 
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
@@ -232,6 +236,18 @@ def number_as_word(text: str, dice: random.Random) -> Pair | None:
     return (text, text[: found.start()] + _WORDS[int(found.group())] + text[found.end() :]) if found else None
 
 
+def written() -> dict[str, list[Pair]]:
+    """The sections of contrasts.txt. All of each: what people thought of is no sample."""
+    found: dict[str, list[Pair]] = {}
+    for line in (HERE / "contrasts.txt").read_text("utf-8").splitlines():
+        if line.startswith("["):
+            section = found.setdefault(line.strip("[]"), [])
+        elif not line.startswith("#"):
+            one, _, other = line.partition("|")
+            section.append((one, other))
+    return found
+
+
 TRAPS: dict[str, Edit] = {
     "number": number, "unit": unit, "negation": negation, "antonym": antonym, "entity": entity,
     "direction": direction, "question_word": question_word, "language": language,
@@ -242,6 +258,9 @@ HARMLESS: dict[str, Edit] = {
     "politeness": politeness, "case": case, "punctuation": punctuation, "contraction": contraction, "typo": typo,
     "number_as_word": number_as_word, "zh_harmless": chinese("harmless"),
 }  # fmt: skip
+
+
+DIFFERENT = {*TRAPS, "contrast", "zh_contrast"}
 
 
 def pairs_of(texts: Sequence[str], edit: Edit, count: int, dice: random.Random) -> list[Pair]:
@@ -284,7 +303,7 @@ def evaluate(kind: str, pairs: list[Pair], similarities: list[float], arguments:
     vetoed = [any(one.strength == "veto" for one in compare_texts(other, first)) for first, other in pairs]
     near = [value >= arguments.threshold for value in similarities]
     report: dict[str, Any] = {"pairs": len(pairs), "median_similarity": round(float(np.median(similarities)), 3)}
-    if kind in TRAPS:
+    if kind in DIFFERENT:
         report["wrong_reuse"] = round(sum(taken) / len(pairs), 4)
         report["threshold_alone"] = round(sum(near) / len(pairs), 4)
         report["vetoed"] = round(sum(vetoed) / len(pairs), 4)
@@ -319,6 +338,7 @@ def main() -> None:
         kind: pairs_of(texts, edit, arguments.per_kind, random.Random(arguments.seed))
         for kind, edit in (TRAPS | HARMLESS).items()
     }
+    made |= written()
     unique = list(dict.fromkeys(text for pairs in made.values() for pair in pairs for text in pair))
     vectors, embedder, _ = embed(unique, embedding_model(arguments), CACHE / "embeddings")
     row = {text: at for at, text in enumerate(unique)}
@@ -333,7 +353,7 @@ def main() -> None:
         policy = make_policy(arguments)
         wrong = [
             pair for pair, value in zip(pairs, similarities, strict=True)
-            if (kind in TRAPS) == reused(policy, pair[1], pair[0], value)
+            if (kind in DIFFERENT) == reused(policy, pair[1], pair[0], value)
         ]  # fmt: skip
         for pair in wrong[: arguments.show]:
             print("   ", *pair, [one.guard for one in compare_texts(pair[1], pair[0])], sep=" | ")

@@ -112,14 +112,17 @@ def _moves(part: tuple[str, ...]) -> bool:
 
 
 def _slip(one: str, other: str) -> bool:
-    """A letter too many, too few, wrong or in the wrong place, inside a longer word: "wieght", but not "employee"."""
-    if min(len(one), len(other)) < 5 or one[0] != other[0] or one[-1] != other[-1] or abs(len(one) - len(other)) > 1:
+    """Two letters in the wrong order, or one too many, too few or wrong inside a longer word; not "employer"."""
+    if min(len(one), len(other)) < 4 or one[0] != other[0] or abs(len(one) - len(other)) > 1:
         return False
     at = 0
     while at < min(len(one), len(other)) and one[at] == other[at]:
         at += 1
     a, b = one[at:], other[at:]
-    return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[:2][::-1] and a[2:] == b[2:])
+    if a[:2] == b[:2][::-1] and a[2:] == b[2:]:
+        return True
+    inside = min(len(one), len(other)) > 4 and one[-1] == other[-1]
+    return inside and (a[1:] == b[1:] or a[1:] == b or a == b[1:])
 
 
 _RUN = re.compile(r"(?:[^\w\s]|_)+")
