@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["HINT_PENALTIES", "ThresholdParameters", "ThresholdPolicy"]
 
 # How much of the distance to 1 a hint takes away. An exchanged name or word is refused however near the embeddings
-# are; a name more, or another length, asks for twice the nearness.
+# are; a name more, or another length, asks for twice the nearness; any other wording for five times: of 958 written
+# pairs whose answers differ, 19% are nearer than 0.95 and in no other guard's way, 1.6% nearer than 0.99.
 HINT_PENALTIES: dict[str, float] = {
     "entity": 1.0,
     "substitution": 1.0,
     "quoted": 1.0,
     "case": 1.0,
-    "wording": 1.0,
+    "wording": 0.8,
     "entity_extra": 0.5,
     "length": 0.5,
 }
