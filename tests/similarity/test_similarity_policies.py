@@ -403,6 +403,24 @@ class TestTheSameWords:
         other = near("o", 0.1, text="who wrote Hamlet")
         assert doubtful.decide(asked, [near("a", 0.999, text=stored, **more), other], 0.9).action == "miss"
 
+    def test_are_booked_at_what_the_judge_says_of_them(self) -> None:
+        """Where labels call one in ten of them different, that is what a reuse costs the bound."""
+        policy, dice = BoundedPolicy(), random.Random(4)
+        other = near("o", 0.1, text="who wrote Hamlet")
+        for number in range(600):
+            doubted = number % 2
+            hints = ("wording",) if doubted else ()
+            asked = f"how do I cook rice {number}"
+            neighbours = [near(str(number), 0.97, text=f"{asked} well" if doubted else asked, hints=hints), other]
+            policy.observe(policy.decide(asked, neighbours, 0.0), dice.random() > (0.4 if doubted else 0.1))
+            if policy.refit_due():
+                policy.refit()
+        policy.refit()
+        assert 0.05 < policy._verbatim_error < 0.15
+        decision = policy.decide(ASKED, [near("a", 0.97, text=ASKED), other], 0.9)
+        assert decision.error is not None
+        assert decision.error < 0.2
+
     def test_nothing_is_reused_once_audits_call_them_wrong(self, doubtful: BoundedPolicy) -> None:
         doubtful._level = -1.0
         other = near("o", 0.1, text="who wrote Hamlet")

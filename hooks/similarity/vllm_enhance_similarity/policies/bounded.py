@@ -22,7 +22,7 @@ import numpy as np
 from vllm_enhance_similarity.guards.facts import read_facts
 from vllm_enhance_similarity.policies.acceptance import AuditTally, acceptance_level
 from vllm_enhance_similarity.policies.base import PolicyDecision
-from vllm_enhance_similarity.policies.features import feature_row, take_vote
+from vllm_enhance_similarity.policies.features import FEATURES, feature_row, take_vote
 from vllm_enhance_similarity.policies.learner import learn
 from vllm_enhance_similarity.policies.ledger import ErrorLedger
 from vllm_enhance_similarity.policies.noise import JudgeNoise
@@ -32,6 +32,8 @@ from vllm_enhance_similarity.policies.terms import TermCounts
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from vllm_enhance_similarity.policies.base import Neighbour
     from vllm_enhance_similarity.policies.features import Vote
     from vllm_enhance_similarity.policies.learner import Fit
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["BoundedParameters", "BoundedPolicy"]
 
 _COLD_ERROR = 0.02  # what a reuse before the first fit is booked at
-_VERBATIM_ERROR = 0.005  # at most that of the same words in the same order; 0 of 40 in the streams of quality.py
+_VERBATIM_ERROR, _VERBATIM_SEEN = 0.005, 40.0  # what the same words are booked at before any was judged, and its worth
+_HINTS = [column for column, name in enumerate(FEATURES) if name.startswith("hint_")]
 _MAX_PEERS = 64
 
 
@@ -100,6 +103,7 @@ class BoundedPolicy:
         self._model: LogisticModel | None = None
         self._level = -1.0
         self._evident_drift = 1.0
+        self._verbatim_error = _VERBATIM_ERROR
         self._labels: deque[Label] = deque(maxlen=self.parameters.label_window)
         self._cases: deque[tuple[float, ...] | None] = deque(maxlen=self.parameters.request_window)
         self._new_labels = 0
@@ -191,10 +195,14 @@ class BoundedPolicy:
             noise, start = self.noise.rates, self._model
         if not labels:
             return
+        rows = np.array([label.features for label in labels])
+        same = np.array([float(label.same) for label in labels])
+        weights = np.array([label.weight for label in labels])
+        self._verbatim_error = _verbatim_error(rows, same, weights)
         fit = learn(
-            np.array([label.features for label in labels]),
-            np.array([float(label.same) for label in labels]),
-            np.array([label.weight for label in labels]),
+            rows,
+            same,
+            weights,
             noise=noise,
             ridge=self.parameters.ridge,
             start=start,
@@ -294,7 +302,7 @@ class BoundedPolicy:
             return _COLD_ERROR, vote.verbatim or self._is_sure(vote)
         error = 1.0 - float(model.probability(np.array([features]))[0])
         if vote.verbatim:  # where traffic hardly has such pairs, the model guesses far off its rows
-            error = min(error, max(_VERBATIM_ERROR, model.outliers))
+            error = min(error, max(self._verbatim_error, model.outliers))
         return error, error <= level
 
     def _is_sure(self, vote: Vote) -> bool:
@@ -337,3 +345,10 @@ class BoundedPolicy:
         self._records[key] = (before[0] + right, before[1] + wrong)
         while len(self._records) > self.parameters.max_records:
             self._records.popitem(last=False)
+
+
+def _verbatim_error(rows: NDArray[np.float64], same: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Share of wrongs among the labels that no guard doubted: what the judge says of the same words, prior included."""
+    undoubted = weights * (rows[:, _HINTS].sum(axis=1) == 0)
+    wrong = float(undoubted @ (1.0 - same))
+    return (_VERBATIM_ERROR * _VERBATIM_SEEN + wrong) / (_VERBATIM_SEEN + float(undoubted.sum()))
