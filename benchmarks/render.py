@@ -241,7 +241,8 @@ def hedge(result: Mapping[str, Any]) -> str:
     said = (
         f"Ratio of a miss within each pair of requests: {number(missed['ratio'])}, its median between {low} and {high} "
         f"with 95% confidence. {hit['hits']} of {hit['asked']} reworded questions were answered before the engine; "
-        f"an embedding took {number(hit['embedding_mean_ms'])} ms on average."
+        f"an embedding took {number(hit['embedding_mean_ms'])} ms on average. "
+        f"Cores that neither engine computed on: {result['reserved_cores']}."
     )
     head = ["first token of", "requests", "p50 ms", "p90 ms", "p99 ms"]
     return "\n\n".join([goals(result["goals"]), table(head, rows), said])
