@@ -15,7 +15,7 @@ from vllm_enhance_similarity.guards.stems import is_cjk, stem
 if TYPE_CHECKING:
     from vllm_enhance_similarity.guards.facts import TextFacts
 
-__all__ = ["Alignment", "align"]
+__all__ = ["Alignment", "align", "middle"]
 
 
 class Alignment(msgspec.Struct, frozen=True):
@@ -65,9 +65,9 @@ _Replacement = tuple[tuple[str, ...], tuple[str, ...]]
 
 def _replacements(one: tuple[str, ...], other: tuple[str, ...]) -> list[_Replacement]:
     """Runs that differ, as (mine, theirs), without a common token; a run may be empty on one side."""
-    middle = _middle(one, other)
-    if len({*one}) == len(one) and len({*other}) == len(other) and {*middle[0]}.isdisjoint(middle[1]):
-        return [middle] if any(middle) else []  # where no token repeats, this is what the matcher finds, at its leisure
+    run = middle(one, other)
+    if len({*one}) == len(one) and len({*other}) == len(other) and {*run[0]}.isdisjoint(run[1]):
+        return [run] if any(run) else []  # where no token repeats, this is what the matcher finds, at its leisure
     matcher = SequenceMatcher(None, one, other, autojunk=False)
     return [(one[i1:i2], other[j1:j2]) for tag, i1, i2, j1, j2 in matcher.get_opcodes() if tag != "equal"]
 
@@ -76,7 +76,7 @@ def _has_content(pair: _Replacement) -> bool:
     return any(token not in lexicon.FUNCTION_WORDS for side in pair for token in side)
 
 
-def _middle(one: tuple[str, ...], other: tuple[str, ...]) -> _Replacement:
+def middle(one: tuple[str, ...], other: tuple[str, ...]) -> _Replacement:
     """What is left without the common start and end. If one run alone was replaced, it is that run."""
     start, longest = 0, min(len(one), len(other))
     while start < longest and one[start] == other[start]:
@@ -89,7 +89,7 @@ def _middle(one: tuple[str, ...], other: tuple[str, ...]) -> _Replacement:
 
 def _substitutes(one: TextFacts, other: TextFacts) -> bool:
     """Whether the content words could differ by one substitution; the whole texts have to bear it out."""
-    mine, theirs = _middle(one.content, other.content)
+    mine, theirs = middle(one.content, other.content)
     if not mine or not theirs:
         return False
     limit = 4 if any(map(is_cjk, one.tokens)) else 3
@@ -106,7 +106,7 @@ def _swaps_question_word(one: TextFacts, other: TextFacts) -> bool:
     """The same for question words."""
     if QUESTION_WORDS.isdisjoint(one.tokens) or QUESTION_WORDS.isdisjoint(other.tokens):
         return False
-    mine, theirs = (QUESTION_WORDS.intersection(side) for side in _middle(one.tokens, other.tokens))
+    mine, theirs = (QUESTION_WORDS.intersection(side) for side in middle(one.tokens, other.tokens))
     return bool(mine and theirs) and (mine | theirs) not in ({"what", "which"}, {"who", "whom"}) and mine != theirs
 
 

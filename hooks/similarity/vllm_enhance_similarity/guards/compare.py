@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from vllm_enhance_similarity.guards.facts import TextFacts
 
-__all__ = ["GUARDS", "Finding", "Guard", "compare_texts"]
+__all__ = ["GUARDS", "Finding", "Guard", "compare_texts", "same_wording"]
 
 Strength = Literal["veto", "hint"]
 
@@ -148,8 +148,9 @@ def _length_differs(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
     return shorter * 2 < longer and longer - shorter > 4
 
 
-def _worded_otherwise(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
-    return one.marks != other.marks or not same_words(one.wording, other.wording)
+def same_wording(one: TextFacts, other: TextFacts) -> bool:
+    """The same words and signs, but for what changes no answer; see `wording`."""
+    return one.marks == other.marks and same_words(one.wording, other.wording)
 
 
 GUARDS: tuple[Guard, ...] = (
@@ -170,7 +171,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard("substitution", "hint", lambda one, other, aligned: aligned.substitutes),
     Guard("length", "hint", _length_differs),
     Guard("case", "hint", lambda one, other, _: one.cased.contradict(other.cased)),
-    Guard("wording", "hint", _worded_otherwise),
+    Guard("wording", "hint", lambda one, other, _: not same_wording(one, other)),
 )
 
 _FINDINGS = {guard.name: Finding(guard.name, guard.strength) for guard in GUARDS}

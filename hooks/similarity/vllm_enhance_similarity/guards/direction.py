@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from vllm_enhance_similarity.guards import lexicon
+from vllm_enhance_similarity.guards.alignment import middle
 from vllm_enhance_similarity.guards.stems import stem
 
 if TYPE_CHECKING:
@@ -228,13 +229,7 @@ def _exchanged(mine: tuple[str, ...], theirs: tuple[str, ...], *, names_join: bo
     Args:
         names_join: two words side by side may change places ("free online games"); not in "is a square a rectangle".
     """
-    start = 0
-    while mine[start] == theirs[start]:
-        start += 1
-    end = len(mine)
-    while mine[end - 1] == theirs[end - 1]:
-        end -= 1
-    block, other = mine[start:end], theirs[start:end]
+    block, other = middle(mine, theirs)
     for at, word in enumerate(block):
         if word in _SYMMETRIC and (*block[at + 1 :], word, *block[:at]) == other and _IN_TURN.isdisjoint(block):
             return False

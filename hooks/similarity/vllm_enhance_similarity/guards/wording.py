@@ -11,6 +11,7 @@ import re
 from typing import NamedTuple
 
 from vllm_enhance_similarity.guards import lexicon
+from vllm_enhance_similarity.guards.alignment import middle
 from vllm_enhance_similarity.guards.stems import stem
 
 __all__ = ["Cased", "marks", "read_cased", "same_words", "wording"]
@@ -87,13 +88,7 @@ def same_words(mine: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
         return True
     if len(mine) != len(theirs) or len(mine) > 200:
         return False
-    start = 0
-    while mine[start] == theirs[start]:
-        start += 1
-    end = len(mine)
-    while mine[end - 1] == theirs[end - 1]:
-        end -= 1
-    block, other = mine[start:end], theirs[start:end]
+    block, other = middle(mine, theirs)
     if len(block) == 1:
         return _slip(block[0], other[0])
     if sorted(block) != sorted(other):

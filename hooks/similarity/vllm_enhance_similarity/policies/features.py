@@ -9,8 +9,8 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllm_enhance_similarity.guards.compare import same_wording
 from vllm_enhance_similarity.guards.facts import read_facts
-from vllm_enhance_similarity.guards.wording import same_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,7 +87,7 @@ def take_vote(text: str, neighbours: Sequence[Neighbour]) -> Vote | None:
 
 def _same_words(text: str, other: str) -> bool:
     one, its = read_facts(text), read_facts(other)
-    return bool(one.wording) and one.marks == its.marks and same_words(one.wording, its.wording)
+    return bool(one.wording) and same_wording(one, its)
 
 
 def _may_stand(text: str, member: Neighbour, members: Sequence[Neighbour]) -> bool:
