@@ -20,7 +20,8 @@ from vllm_enhance_cache.stores.sqlite import SqliteStore
 
 from vllm_enhance.errors import ConfigurationError
 from vllm_enhance.stores import EntryTags, LogLimits, Store
-from vllm_enhance.testing.stores import StoreContract, StoreMachine
+from vllm_enhance.testing.store_machine import StoreMachine
+from vllm_enhance.testing.stores import StoreContract
 
 
 class TestNullStore(StoreContract):

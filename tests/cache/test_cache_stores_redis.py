@@ -25,7 +25,8 @@ from vllm_enhance.metrics import Metrics
 from vllm_enhance.settings import CORE_SETTINGS, Settings, SettingsTable
 from vllm_enhance.stores import EntryTags, LogLimits, Store
 from vllm_enhance.testing.redis import RedisServer, free_port, redis_binary
-from vllm_enhance.testing.stores import StoreContract, StoreMachine
+from vllm_enhance.testing.store_machine import StoreMachine
+from vllm_enhance.testing.stores import StoreContract
 from vllm_enhance.types import InvalidationScope, Lookup, Outcome, Respond, Source
 
 pytestmark = pytest.mark.redis
