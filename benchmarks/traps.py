@@ -7,7 +7,8 @@ a negation, an opposite, a name, a direction, a question word, a language, a sig
 punctuation, a contraction, a typing error, a number in words. The unedited question is stored, the edited one is asked.
 
 `contrast` and `reworded` are pairs that were written (contrasts.txt): a word, a sign or an order that changes the
-answer in some nine hundred ways, and rewordings that do not.
+answer in some nine hundred ways, and rewordings that do not. `different_...` and `same_...` are those of everyday.txt,
+whose writer had not seen the guards.
 
 `wrong_reuse`: share of traps of a kind that were answered with the stored answer. `refused`: share of harmless edits
 that the guards kept from reuse; `not_reused` counts those whose embedding was too far, too. The word tables here are
@@ -237,14 +238,15 @@ def number_as_word(text: str, dice: random.Random) -> Pair | None:
 
 
 def written() -> dict[str, list[Pair]]:
-    """The sections of contrasts.txt. All of each: what people thought of is no sample."""
+    """The sections of contrasts.txt and everyday.txt. All of each: what people thought of is no sample."""
     found: dict[str, list[Pair]] = {}
-    for line in (HERE / "contrasts.txt").read_text("utf-8").splitlines():
-        if line.startswith("["):
-            section = found.setdefault(line.strip("[]"), [])
-        elif not line.startswith("#"):
-            one, _, other = line.partition("|")
-            section.append((one, other))
+    for file in ("contrasts.txt", "everyday.txt"):
+        for line in (HERE / file).read_text("utf-8").splitlines():
+            if line.startswith("["):
+                section = found.setdefault(line.strip("[]"), [])
+            elif not line.startswith("#"):
+                one, _, other = line.partition("|")
+                section.append((one, other))
     return found
 
 
@@ -260,7 +262,9 @@ HARMLESS: dict[str, Edit] = {
 }  # fmt: skip
 
 
-DIFFERENT = {*TRAPS, "contrast", "zh_contrast"}
+def differs(kind: str) -> bool:
+    """Whether the answers of a kind's pairs do."""
+    return kind in TRAPS or kind in ("contrast", "zh_contrast") or kind.startswith("different_")
 
 
 def pairs_of(texts: Sequence[str], edit: Edit, count: int, dice: random.Random) -> list[Pair]:
@@ -303,7 +307,7 @@ def evaluate(kind: str, pairs: list[Pair], similarities: list[float], arguments:
     vetoed = [any(one.strength == "veto" for one in compare_texts(other, first)) for first, other in pairs]
     near = [value >= arguments.threshold for value in similarities]
     report: dict[str, Any] = {"pairs": len(pairs), "median_similarity": round(float(np.median(similarities)), 3)}
-    if kind in DIFFERENT:
+    if differs(kind):
         report["wrong_reuse"] = round(sum(taken) / len(pairs), 4)
         report["threshold_alone"] = round(sum(near) / len(pairs), 4)
         report["vetoed"] = round(sum(vetoed) / len(pairs), 4)
@@ -353,7 +357,7 @@ def main() -> None:
         policy = make_policy(arguments)
         wrong = [
             pair for pair, value in zip(pairs, similarities, strict=True)
-            if (kind in DIFFERENT) == reused(policy, pair[1], pair[0], value)
+            if differs(kind) == reused(policy, pair[1], pair[0], value)
         ]  # fmt: skip
         for pair in wrong[: arguments.show]:
             print("   ", *pair, [one.guard for one in compare_texts(pair[1], pair[0])], sep=" | ")

@@ -20,6 +20,7 @@ from vllm_enhance_similarity.errors import (
     EmbeddingBackendRefused,
     EmbeddingModelUnavailable,
 )
+from vllm_enhance_similarity.guards.bare import bare
 from vllm_enhance_similarity.onnx_runtime import convert
 
 if TYPE_CHECKING:
@@ -41,13 +42,15 @@ BACKENDS = ("auto", *PRECISIONS)
 # the model reads is refused without being tokenized, so that a megabyte of text costs nothing.
 _MAX_CHARS_PER_TOKEN = 32
 
+_READING = "bare 1"  # how texts are read; another reading gives other vectors
+
 
 class EmbedderIdentity(msgspec.Struct, frozen=True):
     """What made a vector; vectors of two identities must never meet in one index.
 
-    `digest` covers the weights, the precision, the tokenizer's reading limit and the dimension but not where the files
-    lie, so that two hosts with the same model under different paths share an index. `name` and `backend` are for
-    people.
+    `digest` covers weights, precision, how a text is read, the tokenizer's limit and the dimension, but not where the
+    files lie, so that two hosts with the same model under different paths share an index. `name` and `backend` are
+    for people.
     """
 
     name: str
@@ -149,8 +152,11 @@ class SentenceTransformerEncoder:
         return len(ids) <= self._max_tokens
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode one micro-batch. Shape (n, dimension), float32, unit length."""
-        return self._run(texts)
+        """Encode the questions of one micro-batch, each as `guards.bare` leaves it: "Hi, ... Thanks!" moves no vector.
+
+        Shape (n, dimension), float32, unit length.
+        """
+        return self._run([bare(text) for text in texts])
 
     def _torch(self, texts: Sequence[str]) -> NDArray[np.float32]:
         import numpy as np
@@ -213,7 +219,7 @@ def _first_line(fault: Exception) -> str:
 def _digest(model: Any, precision: str, dimension: int, max_tokens: int) -> str:
     """Hash the weights. 90 MB takes about 0.1 s, once per start."""
     state = hashlib.blake2b(digest_size=16)
-    state.update(f"{precision}|{dimension}|{max_tokens}".encode())
+    state.update(f"{precision}|{dimension}|{max_tokens}|{_READING}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         state.update(f"|{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
         state.update(_tensor_bytes(tensor))

@@ -10,7 +10,7 @@ import msgspec
 from vllm_enhance_similarity.guards import lexicon
 from vllm_enhance_similarity.guards.numbers import read_numbers
 from vllm_enhance_similarity.guards.questions import QUESTION_WORDS
-from vllm_enhance_similarity.guards.stems import is_cjk, stem
+from vllm_enhance_similarity.guards.stems import american, is_cjk, stem
 
 if TYPE_CHECKING:
     from vllm_enhance_similarity.guards.facts import TextFacts
@@ -112,12 +112,12 @@ def _swaps_question_word(one: TextFacts, other: TextFacts) -> bool:
 
 def _same_number(mine: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
     found = [read_numbers(side, "".join(side) if any(map(is_cjk, side)) else "") for side in (mine, theirs)]
-    return bool(found[0]) and found[0] == found[1]
+    return (bool(found[0]) and found[0] == found[1]) or {mine, theirs} == {("1",), ("one",)}
 
 
 def _same_word(one: str, other: str) -> bool:
-    """Inflections of one word, or one typing error in a word that no table knows."""
-    if stem(one) == stem(other):
+    """Inflections or spellings of one word, or one typing error in a word that no table knows."""
+    if stem(american(one)) == stem(american(other)):
         return True
     known = one in _KNOWN and other in _KNOWN
     return not known and min(len(one), len(other)) >= 4 and one[0] == other[0] and _one_edit(one, other)

@@ -53,6 +53,13 @@ def compare_texts(asked: str, stored: str) -> tuple[Finding, ...]:
     return tuple([_FINDINGS[guard.name] for guard in GUARDS if guard.objects(one, other, aligned)])
 
 
+def _numbers_differ(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
+    """Other numbers; a lone "one" is read as a pronoun, unless the other side has a 1 for it."""
+    if one.numbers == other.numbers:
+        return False
+    return one.numbers ^ other.numbers != {"1"} or one.wording != other.wording
+
+
 def _units_differ(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
     """Two units of one dimension (5 km, 5 miles), or a unit only one side has, behind the same numbers."""
     if one.units == other.units:
@@ -154,7 +161,7 @@ def same_wording(one: TextFacts, other: TextFacts) -> bool:
 
 
 GUARDS: tuple[Guard, ...] = (
-    Guard("number", "veto", lambda one, other, _: one.numbers != other.numbers),
+    Guard("number", "veto", _numbers_differ),
     Guard("unit", "veto", _units_differ),
     Guard("negation", "veto", lambda one, other, _: one.negations != other.negations),
     Guard("antonym", "veto", _antonyms),

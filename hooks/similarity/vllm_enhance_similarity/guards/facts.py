@@ -13,10 +13,11 @@ from functools import lru_cache
 import msgspec
 
 from vllm_enhance_similarity.guards import lexicon
+from vllm_enhance_similarity.guards.bare import bare
 from vllm_enhance_similarity.guards.direction import AskedPart, asked_part, directed, ordered
 from vllm_enhance_similarity.guards.languages import foreign_words, read_language, reply_languages
 from vllm_enhance_similarity.guards.lexicon_languages import LANGUAGE_NAMES
-from vllm_enhance_similarity.guards.numbers import read_numbers
+from vllm_enhance_similarity.guards.numbers import in_digits, in_digits_zh, read_numbers
 from vllm_enhance_similarity.guards.questions import QuestionType, question_type, questions_asked
 from vllm_enhance_similarity.guards.stems import stem
 from vllm_enhance_similarity.guards.symbols import Symbols, read_symbols
@@ -92,10 +93,11 @@ class TextFacts(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=8192)
 def read_facts(text: str) -> TextFacts:
-    """Read one text; a few tens of microseconds, remembered."""
+    """Read one text, as `bare` leaves it; a few tens of microseconds, remembered."""
+    text = bare(text)
     plain = text if text.isascii() else _plain(text)
     lowered = _CLOCK.sub(r"\1m", plain.lower()) if "." in plain else plain.lower()
-    tokens = _expand(_TOKEN.findall(lowered))
+    tokens = in_digits(_expand(_TOKEN.findall(lowered)))
     stems = tuple(map(stem, tokens))
     foreign = foreign_words(tokens)
     language = read_language(lowered, tokens, foreign)
@@ -124,7 +126,7 @@ def read_facts(text: str) -> TextFacts:
         links=frozenset(_LINK.findall(lowered)) if _LINK_SIGN.search(lowered) else frozenset(),
         quoted=_quoted(plain) if _QUOTE_SIGN.search(plain) else frozenset(),
         symbols=read_symbols(plain),
-        wording=wording(tokens),
+        wording=wording(tuple(_TOKEN.findall(in_digits_zh(lowered))) if chinese else tokens),
         marks=marks(plain),
         cased=read_cased(plain),
     )

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from vllm_enhance_similarity.guards.lexicon import NUMBER_WORDS, ORDINAL_WORDS, UNITS
 
-__all__ = ["read_numbers"]
+__all__ = ["in_digits", "in_digits_zh", "read_numbers"]
 
 _MONEY = frozenset("$€£¥")
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "k": 1000}
@@ -20,6 +20,8 @@ _WORDS_ZH = re.compile(
     r"一[些样般直起定切下会旦边致点种]|统一|唯一|万一|第一|之一|同一|一个|千万|三星|十分|四川|百度|百分|五一|双十一|"
     r"星期[一二三四五六]|周[一二三四五六]|万能|一(?=[\u4e00-\u9fff]就)"
 )
+
+_COUNTS_ZH = re.compile(rf"(?P<word>{_WORDS_ZH.pattern})|{_NUMBER_ZH.pattern}")
 
 
 def read_numbers(tokens: tuple[str, ...], chinese: str = "") -> frozenset[str]:
@@ -47,6 +49,29 @@ def read_numbers(tokens: tuple[str, ...], chinese: str = "") -> frozenset[str]:
     if chinese:
         found.update(_form(_chinese(word.lstrip("第"))) for word in _NUMBER_ZH.findall(_WORDS_ZH.sub("", chinese)))
     return frozenset(found)
+
+
+def in_digits(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    """Write numbers of several words as one token of digits: "two hundred" is "200", "twenty one" is "21"."""
+    if NUMBER_WORDS.keys().isdisjoint(tokens):
+        return tokens
+    found, position = list[str](), 0
+    while position < len(tokens):
+        value, used = _word_number(tokens, position) if tokens[position] in NUMBER_WORDS else (0.0, 0)
+        words = tokens[position : position + used]
+        tens = used == 2 and NUMBER_WORDS[words[0]] >= 20 and 0 < NUMBER_WORDS.get(words[1], 0) < 10
+        if tens or not _SCALES.keys().isdisjoint(words):
+            found.append(_form(value))
+        else:
+            used = max(used, 1)
+            found.extend(tokens[position : position + used])
+        position += used
+    return tuple(found)
+
+
+def in_digits_zh(text: str) -> str:
+    """The same for Chinese: 十五公里 is 15公里."""
+    return _COUNTS_ZH.sub(lambda match: match[0] if match["word"] else _form(_chinese(match[0].lstrip("第"))), text)
 
 
 def _word_number(tokens: tuple[str, ...], start: int) -> tuple[float, int]:

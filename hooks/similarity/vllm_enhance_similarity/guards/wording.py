@@ -12,21 +12,9 @@ from typing import NamedTuple
 
 from vllm_enhance_similarity.guards import lexicon
 from vllm_enhance_similarity.guards.alignment import middle
-from vllm_enhance_similarity.guards.stems import stem
+from vllm_enhance_similarity.guards.stems import american, stem
 
 __all__ = ["Cased", "marks", "read_cased", "same_words", "wording"]
-
-# Taken off at either end, again and again: "Hi, can you please tell me: ... Thanks!" As tokens; Chinese ones are
-# characters.
-_COURTESIES = tuple(
-    tuple(phrase.split())
-    for phrase in (
-        "hi", "hello", "hey", "dear", "please", "kindly", "pls", "plz", "thanks", "thank you", "tell me",
-        "can you", "could you", "would you", "请 问", "你 好", "您 好", "谢 谢", "麻 烦", "劳 驾",
-        "呢", "啊", "呀", "吧", "哦", "嘛",
-    )
-)  # fmt: skip
-_FIRST, _LAST = {phrase[0] for phrase in _COURTESIES}, {phrase[-1] for phrase in _COURTESIES}
 
 _WAYS_TO_ASK_HOW = tuple(
     tuple(phrase.split())
@@ -34,37 +22,33 @@ _WAYS_TO_ASK_HOW = tuple(
                    "how can we", "how does one", "how can one", "how to")
 )  # fmt: skip
 _SAME = {"are": "is", "am": "is", "were": "was", "has": "have", "could": "can", "would": "will", "whom": "who"}
-_NOTHING = frozenset(("the", "a", "an", "do", "does"))
+_NOTHING = frozenset(("the", "a", "an", "do", "does", "actually", "basically", "um", "uh"))
+
 _AMOUNTS = frozenset(("few", "little", "lot", "bit", "couple"))  # "a few" is not "few"
 _LISTS = frozenset(("and", "or", "vs", "versus", "和", "与", "或", "跟", "及"))
 _TIED = frozenset(("not", "no", "but", "only", "then", "and", "or"))
 _NO_ADVERBS = frozenset(("only", "family", "supply", "apply", "reply", "early", "daily", "likely", "nearly", "hardly"))
+_VERBS = frozenset(("is", "was", "have", "can", "will", "should", "must", "may", "might", "did"))
+_ASK_NO_THING = frozenset(("when", "where", "why", "how"))
+_ASK_FOR_A_THING = frozenset(("what", "which", "who"))
+_QUANTIFIERS = frozenset(
+    ("all", "every", "each", "both", "everyone", "everybody", "everything", "many", "most", "some", "any", "always",
+     "only", "often", "also", "much", "few")
+)  # fmt: skip
 _PHRASES = frozenset(("in", "on", "at", "for", "with", "from", "to", "by", "of", "using", "during", "within"))
 
 
 def wording(tokens: tuple[str, ...]) -> tuple[str, ...]:
     """The words by which a question is told from another: stems, in order, without what changes no answer."""
-    start, end = 0, len(tokens)
-    while start < end and tokens[start] in _FIRST:
-        length = next((len(one) for one in _COURTESIES if tokens[start : start + len(one)] == one), 0)
-        if not length:
-            break
-        start += length
-    while end > start and tokens[end - 1] in _LAST:
-        length = next((len(one) for one in _COURTESIES if tokens[max(start, end - len(one)) : end] == one), 0)
-        if not length:
-            break
-        end -= length
-    kept = tokens[start:end] or tokens
     words, at = [], 0
-    while at < len(kept):
-        word = kept[at]
+    while at < len(tokens):
+        word = tokens[at]
         if word == "how":
-            at += next((len(one) for one in _WAYS_TO_ASK_HOW if kept[at : at + len(one)] == one), 1)
+            at += next((len(one) for one in _WAYS_TO_ASK_HOW if tokens[at : at + len(one)] == one), 1)
             words.append(word)
             continue
         at += 1
-        if word in _NOTHING and (at == len(kept) or kept[at] not in _AMOUNTS):
+        if word in _NOTHING and (at == len(tokens) or tokens[at] not in _AMOUNTS):
             continue
         words.append(_form(word, words[-1] if words else ""))
     return tuple(words)
@@ -79,7 +63,7 @@ def _form(word: str, before: str) -> str:
     number = lexicon.NUMBER_WORDS.get(word)
     if number is not None:
         return f"{number:g}"
-    return _SAME.get(word) or (word if word.endswith("ly") else stem(word))
+    return _SAME.get(word) or (word if word.endswith("ly") else stem(american(word)))
 
 
 def same_words(mine: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
@@ -96,7 +80,26 @@ def same_words(mine: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
     if len(block) == 3 and block[1] == other[1] and block[1] in _LISTS:
         return True
     cut = next((cut for cut in range(1, len(block)) if block[cut:] + block[:cut] == other), 0)
-    return bool(cut) and any(_moves(part) for part in (block[:cut], block[cut:]))
+    if not cut:
+        return False
+    parts = block[:cut], block[cut:]
+    at = next(at for at, word in enumerate(mine) if word != theirs[at])
+    return any(map(_moves, parts)) or _inverted(mine[:at], parts, at + len(block) == len(mine))
+
+
+def _inverted(before: tuple[str, ...], parts: tuple[tuple[str, ...], tuple[str, ...]], to_end: bool) -> bool:
+    """ "where the bus stop is" for "where is the bus stop", "why does it not work" for "why doesn't it work".
+
+    What follows the verb may be asked for ("what can dogs eat", "what dogs can eat"), except by where, when, why or
+    how, or if nothing follows. Where "not" stands matters to "all of them".
+    """
+    asks = before[0] if before else ""
+    alone = {part[0] for part in parts if len(part) == 1}
+    if asks in _ASK_NO_THING and "not" in alone and (before[-1] in _VERBS or len(before) == 1):
+        return _QUANTIFIERS.isdisjoint(parts[0] + parts[1])
+    if asks == "what" and "not" in alone and before[-1] in _VERBS:
+        return _QUANTIFIERS.isdisjoint(parts[0] + parts[1])
+    return not _VERBS.isdisjoint(alone) and (asks in _ASK_NO_THING or (to_end and asks in _ASK_FOR_A_THING))
 
 
 def _moves(part: tuple[str, ...]) -> bool:
