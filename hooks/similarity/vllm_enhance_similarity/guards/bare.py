@@ -51,7 +51,8 @@ _REQUESTS = (
 _FILLERS = (
     r"um+|uh+|er+m?|h+m+|mm+|ah+|oh+|so|well|ok|okay|yeah|alright|all right|right|now then|anyways?|basically|actually",
     r"honestly|seriously|like|look|see|listen|you know|i mean|alright then",
-    r"(?:just )?(?:a |one )?(?:quick |random |small |short |simple )?(?:question|thing)|(?:a )?(?:quick|random|small) one",
+    r"(?:just )?(?:a |one )?(?:quick |random |small |short |simple )?(?:question|thing)",
+    r"(?:a )?(?:quick|random|small) one",
 )
 _CLOSINGS = (
     r"please|pls|plz|kindly|cheers|thx|ty",
