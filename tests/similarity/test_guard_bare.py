@@ -19,6 +19,9 @@ AROUND = [
     ("I'd be grateful if you could tell me how to grow basil.", "how to grow basil."),
     ("Oh well, um, how do I fix a squeaky door?", "how do I fix a squeaky door?"),
     ("Okay so how do I roast chestnuts", "how do I roast chestnuts"),
+    ("hi how do I change it", "how do I change it"),
+    ("hello can you help me with my tax form?", "help me with my tax form?"),
+    ("How do I reset my password please", "How do I reset my password"),
     ("Quick one: how do I change it?", "how do I change it?"),
     ("Could you tell me the capital of Peru, please?", "what is the capital of Peru?"),
     ("What is a hedge fund, anyway?", "What is a hedge fund?"),
@@ -28,6 +31,7 @@ AROUND = [
     ("请问一下，月球绕地球一圈要几天？", "月球绕地球一圈要几天？"),
     ("请写一首关于春天的诗，谢谢", "写一首关于春天的诗"),
     ("在吗？怎么还款呢？", "怎么还款？"),
+    ("请问是否可以提现？", "是否可以提现？"),
 ]
 
 LEFT_ALONE = [
@@ -35,6 +39,10 @@ LEFT_ALONE = [
     "er diagram of a bank", "right to repair laws", "well depth in Texas", "like water for chocolate author",
     "look up a word", "Can you freeze eggs?", "Would you rather fly?", "Explain tides", "In which city is the Louvre?",
     "When was it made, and why?", "Since when is Pluto no planet?", "On what day is Easter?", "谢谢", "你好",
+    "How do you say thank you?", "how do I spell please", "who sings thank you", "hello in Spanish", "Sorry lyrics",
+    "please in Korean", "well is an adverb", "what is the opposite of exactly", "One, two, three, what comes next?",
+    "你好用日语怎么说", "请用英语怎么说", "用法语怎么说谢谢", "麻烦的近义词", "你找我干嘛",
+    "look my location up on the map", "on the speaker do you know what song is on",
 ]  # fmt: skip
 
 
