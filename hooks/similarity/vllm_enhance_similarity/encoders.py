@@ -20,7 +20,7 @@ from vllm_enhance_similarity.errors import (
     EmbeddingBackendRefused,
     EmbeddingModelUnavailable,
 )
-from vllm_enhance_similarity.guards.bare import bare
+from vllm_enhance_similarity.guards.bare import READING, bare
 from vllm_enhance_similarity.onnx_runtime import convert
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ BACKENDS = ("auto", *PRECISIONS)
 # A model reads tokens, and no tokenizer in use packs more than a few characters into one. A text this much longer than
 # the model reads is refused without being tokenized, so that a megabyte of text costs nothing.
 _MAX_CHARS_PER_TOKEN = 32
-
-_READING = "bare 1"  # how texts are read; another reading gives other vectors
 
 
 class EmbedderIdentity(msgspec.Struct, frozen=True):
@@ -219,7 +217,7 @@ def _first_line(fault: Exception) -> str:
 def _digest(model: Any, precision: str, dimension: int, max_tokens: int) -> str:
     """Hash the weights. 90 MB takes about 0.1 s, once per start."""
     state = hashlib.blake2b(digest_size=16)
-    state.update(f"{precision}|{dimension}|{max_tokens}|{_READING}".encode())
+    state.update(f"{precision}|{dimension}|{max_tokens}|{READING}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         state.update(f"|{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
         state.update(_tensor_bytes(tensor))
