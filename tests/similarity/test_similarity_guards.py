@@ -19,6 +19,11 @@ from vllm_enhance_similarity.guards.symbols import read_symbols
 from vllm_enhance_similarity.guards.wording import marks
 
 REFUSED = [
+    ("quantifier", "run it if all of the jobs succeed", "run it if any of the jobs succeed"),
+    ("quantifier", "does it contain any digits", "does it contain only digits"),
+    ("antonym", "how do I get into safe mode", "how do I get out of safe mode"),
+    ("negation", "what happens when I fail to file taxes", "what happens when I file taxes"),
+    ("direction", "how do I redirect HTTPS to HTTP", "how do I redirect HTTP to HTTPS"),
     ("number", "top 5 films of 2010", "top 5 films of 2011"),
     ("number", "a loan of twenty thousand", "a loan of thirty thousand"),
     ("number", "贷款20万利息多少", "贷款30万利息多少"),
@@ -151,6 +156,7 @@ OTHERWISE = [  # hint, asked, stored: an embedding puts all of these near each o
     ("case", "how much is 5 mW", "how much is 5 MW"),
 ]
 HARMLESS = [
+    ("are there any flights left", "are there some flights left"),
     ("how do I learn to swim?", "How do I learn to swim"),
     ("What's the capital of Peru?", "What is the capital of Peru?"),
     ("I don't know how to cook rice", "I do not know how to cook rice"),

@@ -1,9 +1,9 @@
 """Compare two texts: which differences forbid reuse, which only speak against it.
 
 A veto forbids. A hint raises what a threshold demands and is evidence to a learned policy. Numbers, units, negation,
-antonyms, direction, question type, language, code, links and symbols are vetoes: an embedding cannot see them, and a
-different answer is all but sure. Entities, substitutions, word order and length are hints: on real pairs they are often
-harmless.
+antonyms, quantifiers, direction, question type, language, code, links and symbols are vetoes: an embedding cannot see
+them, and a different answer is all but sure. Entities, substitutions, word order and length are hints: on real pairs
+they are often harmless.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from vllm_enhance_similarity.guards import lexicon
-from vllm_enhance_similarity.guards.alignment import Alignment, align
+from vllm_enhance_similarity.guards.alignment import Alignment, align, middle
 from vllm_enhance_similarity.guards.direction import reverses
 from vllm_enhance_similarity.guards.facts import read_facts
 from vllm_enhance_similarity.guards.languages import languages_of
@@ -94,6 +94,21 @@ def _chinese_antonyms(asked: TextFacts, stored: TextFacts, aligned: Alignment) -
     return False
 
 
+_QUANTITIES = {
+    "all": "all", "every": "all", "each": "all", "both": "all", "any": "any", "either": "any", "some": "some",
+    "several": "some", "many": "many", "most": "most", "few": "few", "only": "only", "one": "one",
+}  # fmt: skip
+
+
+def _quantified_otherwise(one: TextFacts, other: TextFacts, _: Alignment) -> bool:
+    """The same words but for "all" in the place of "any", or "only", or "one"."""
+    mine, theirs = middle(one.tokens, other.tokens)
+    if len(mine) != 1 or len(theirs) != 1:
+        return False
+    found = {_QUANTITIES.get(mine[0], ""), _QUANTITIES.get(theirs[0], "")}
+    return len(found) == 2 and "" not in found and found != {"some", "any"}
+
+
 _ASKS_ANYTHING = frozenset(("what", "which", "statement", "yes_no"))
 _INTERCHANGEABLE = (
     {"how", "what"},
@@ -165,6 +180,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard("unit", "veto", _units_differ),
     Guard("negation", "veto", lambda one, other, _: one.negations != other.negations),
     Guard("antonym", "veto", _antonyms),
+    Guard("quantifier", "veto", _quantified_otherwise),
     Guard("direction", "veto", reverses),
     Guard("question_type", "veto", _question_differs),
     Guard("questions", "veto", _asks_more),

@@ -67,7 +67,8 @@ ORDINAL_WORDS = _counted("first second third fourth fifth sixth seventh eighth n
 
 NEGATIONS = words(
     "not no never without cannot cant wont dont doesnt didnt isnt arent wasnt werent wouldnt shouldnt couldnt hasnt "
-    "havent hadnt neither nor none nobody nothing nowhere hardly barely unable fails refuse refuses except excluding"
+    "havent hadnt neither nor none nobody nothing nowhere hardly barely unable fail fails failed failing refuse refuses except "
+    "excluding"
 )
 NEGATIONS_ZH = ("不", "没", "无", "未", "非", "别", "勿", "莫", "除了", "禁止")
 # What ends or undoes what the next word says: 关注 / 取消关注.
@@ -162,6 +163,7 @@ ANTONYMS = _pairs(
     "gain/loss profit/loss profits/losses supply/demand bull/bear bullish/bearish inflation/deflation "
     "include,including/exclude,excluding with/without for/against introvert/extrovert optimist/pessimist "
     "expand/collapse,contract zoom-in/zoom-out mount/unmount plug/unplug pack/unpack load/unload turn-on/turn-off "
+    "into/out employer/employee landlord/tenant lender/borrower buyer/seller teacher/student doctor/patient host/guest "
     "remember/forget sleep/wake asleep/awake laugh/cry sit/stand sweet/sour,bitter raw/cooked fresh/stale "
     "增加,提高,上升,增长,提升/减少,降低,下降,缩短 上涨/下跌 买,买入,购买/卖,卖出,出售 打开,开启,启用/关闭,禁用,停用 "
     "安装/卸载 添加,增加/删除,移除 上传/下载 登录/退出,登出 加密/解密 压缩/解压 存款,存入/取款,取出 借入/借出 "
