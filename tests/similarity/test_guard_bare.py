@@ -19,6 +19,8 @@ AROUND = [
     ("I'd be grateful if you could tell me how to grow basil.", "how to grow basil."),
     ("Oh well, um, how do I fix a squeaky door?", "how do I fix a squeaky door?"),
     ("Okay so how do I roast chestnuts", "how do I roast chestnuts"),
+    ("tell me please about tides", "about tides"),
+    ("tell me about tides please", "about tides"),
     ("hi how do I change it", "how do I change it"),
     ("hello can you help me with my tax form?", "help me with my tax form?"),
     ("How do I reset my password please", "How do I reset my password"),

@@ -58,7 +58,7 @@ _FILLERS = (
     r"(?:a )?(?:quick|random|small) one",
 )
 _CLOSINGS = (
-    r"please|pls|plz|kindly|cheers|thx|ty",
+    r"cheers|thx|ty",
     r"(?:many )?(?:thanks|thank you)(?: a lot| a million| so much| very much| in advance| again)*"
     r"(?: for (?:your|the|any) help)?",
     r"i(?:'d| would)? (?:really )?appreciate (?:it|your help|any help)|(?:any help (?:is )?)?(?:much )?appreciated",
@@ -84,7 +84,9 @@ _OPENING = re.compile(
     rf"|{_any(*_REQUESTS)}{_END}{_GAP}(?={_WH}\b))",
     re.IGNORECASE,
 )
-_CLOSING = re.compile(rf"(?P<gap>^|[\s,.!:;?–—-]+){_any(*_CLOSINGS)}[\s.!?]*$", re.IGNORECASE)
+_CLOSING = re.compile(
+    rf"(?P<gap>^|[\s,.!:;?–—-]+)(?:(?P<plea>please|pls|plz|kindly)|{_any(*_CLOSINGS)})[\s.!?]*$", re.IGNORECASE
+)
 # "How do you say thank you?" What is named needs a sign in front, and enough words, to be taken for thanks.
 _NAMES = re.compile(
     r"\b(?:say|says|said|saying|spell|write|writing|type|pronounce|translate|define|use|using|mean|means|word|words|phrase|term|"
@@ -138,7 +140,7 @@ def bare(text: str) -> str:
         kept = f"what is {kept}"
     for _ in range(_ROUNDS):
         match = closing.search(kept, max(0, len(kept) - _LONGEST_CLOSING))
-        if match is None or (not found and _is_named(kept[: match.start()], match["gap"])):
+        if match is None or (not found and _is_named(kept[: match.start()], match)):
             break
         asks = next((sign for sign in "?？" if sign in match.group()), "")
         kept = kept[: match.start()].rstrip(" ,，") + asks
@@ -148,8 +150,10 @@ def bare(text: str) -> str:
     return kept if len(kept.strip(" ?？.!。！,，")) >= least else text
 
 
-def _is_named(before: str, gap: str) -> bool:
-    return not gap.strip() and (len(before.split()) < _LEAST_WORDS or _NAMES.search(before) is not None)
+def _is_named(before: str, closing: re.Match[str]) -> bool:
+    if closing["gap"].strip():
+        return False
+    return _NAMES.search(before) is not None or not (closing["plea"] or len(before.split()) >= _LEAST_WORDS)
 
 
 def _unfronted(text: str) -> str:
