@@ -13,8 +13,6 @@ __all__ = [
     "NOT_NEGATIONS_ZH",
     "NUMBER_WORDS",
     "ORDINAL_WORDS",
-    "POLITE",
-    "POLITE_ZH",
     "PREFIXES_OF_OPPOSITES",
     "TIME_BOUND",
     "TIME_BOUND_ZH",
@@ -456,8 +454,6 @@ TIME_BOUND_ZH = [
     "如今",
 ]
 
-POLITE = words("please kindly thanks thank you hi hello hey dear sorry pls plz could would can tell me i want to know")
-POLITE_ZH = ("请问", "您好", "你好", "谢谢", "麻烦", "劳驾", "请", "一下")
 
 FUNCTION_WORDS = words(
     "a an the of to in on at by for from with and or as is are was were be been being am do does did doing have has "

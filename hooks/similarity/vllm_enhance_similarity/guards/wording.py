@@ -23,7 +23,6 @@ _WAYS_TO_ASK_HOW = tuple(
 )  # fmt: skip
 _SAME = {"are": "is", "am": "is", "were": "was", "has": "have", "could": "can", "would": "will", "whom": "who"}
 _NOTHING = frozenset(("the", "a", "an", "do", "does", "actually", "basically", "um", "uh"))
-
 _AMOUNTS = frozenset(("few", "little", "lot", "bit", "couple"))  # "a few" is not "few"
 _LISTS = frozenset(("and", "or", "vs", "versus", "和", "与", "或", "跟", "及"))
 _TIED = frozenset(("not", "no", "but", "only", "then", "and", "or"))
@@ -95,11 +94,11 @@ def _inverted(before: tuple[str, ...], parts: tuple[tuple[str, ...], tuple[str, 
     """
     asks = before[0] if before else ""
     alone = {part[0] for part in parts if len(part) == 1}
-    if asks in _ASK_NO_THING and "not" in alone and (before[-1] in _VERBS or len(before) == 1):
+    asks_no_thing = asks in _ASK_NO_THING
+    behind_verb = bool(before) and before[-1] in _VERBS
+    if "not" in alone and ((asks_no_thing and (behind_verb or len(before) == 1)) or (asks == "what" and behind_verb)):
         return _QUANTIFIERS.isdisjoint(parts[0] + parts[1])
-    if asks == "what" and "not" in alone and before[-1] in _VERBS:
-        return _QUANTIFIERS.isdisjoint(parts[0] + parts[1])
-    return not _VERBS.isdisjoint(alone) and (asks in _ASK_NO_THING or (to_end and asks in _ASK_FOR_A_THING))
+    return not _VERBS.isdisjoint(alone) and (asks_no_thing or (to_end and asks in _ASK_FOR_A_THING))
 
 
 def _moves(part: tuple[str, ...]) -> bool:
